@@ -1,4 +1,4 @@
-"""Promises of the repository itself: short configs, no machine's paths, links that lead somewhere."""
+"""Promises of the repository: short configs, no machine's paths, links that lead somewhere."""
 
 from __future__ import annotations
 
