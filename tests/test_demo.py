@@ -1,0 +1,63 @@
+"""The demonstration: nothing leaks between training and scoring, and the report says it all."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+import demo_data
+
+pytest.importorskip("nilearn", reason="the demonstration needs the extra 'demo'")
+
+
+def test_slabs_are_apart() -> None:
+    train, scored = demo_data.slabs()
+    assert len(train) == 5
+    assert len(scored) == 4
+    rows = sorted([*train, *scored], key=lambda s: s.start)
+    assert all(b.start - a.stop >= demo_data.GAP_SLICES for a, b in itertools.pairwise(rows))
+    assert rows[0].start == demo_data.FIRST_SLICE
+    assert rows[-1].stop == demo_data.LAST_SLICE
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> demo_data.DemoData:
+    return demo_data.write_demo_data(tmp_path_factory.mktemp("demo") / "data")
+
+
+def test_volumes_lie_where_the_template_has_them(written: demo_data.DemoData) -> None:
+    template = demo_data.load_template()[0]
+    files = sorted(Path(written.unlabeled).glob("*.nii.gz"))
+    assert len(files) == 5
+    volume = nib.load(files[1])
+    assert nib.aff2axcodes(volume.affine) == ("R", "A", "S")
+    start = demo_data.slabs()[0][1].start
+    assert volume.affine[2, 3] == -72 + start
+    data = np.asanyarray(volume.dataobj)
+    assert data.dtype == np.uint8
+    np.testing.assert_array_equal(data, np.round(template[:, :, start : start + 12] * 255))
+
+
+def test_split_and_labels(written: demo_data.DemoData) -> None:
+    folder = Path(written.labeled.rpartition(":")[0]).parent
+    split = json.loads((folder / "split.json").read_text())
+    assert (len(split["train"]), len(split["test"])) == (5, 4)
+    for name in (*split["train"], *split["test"]):
+        image = nib.load(folder / "imagesTr" / f"{name}.nii.gz")
+        label = nib.load(folder / "labelsTr" / f"{name}.nii.gz")
+        assert image.shape == label.shape
+        values, counts = np.unique(np.asanyarray(label.dataobj), return_counts=True)
+        assert values.tolist() == [0, 1, 2]
+        assert counts.min() > 1000
+        # The brighter tissue of a T1 image is white matter.
+        means = [
+            np.asanyarray(image.dataobj)[np.asanyarray(label.dataobj) == v].mean()
+            for v in (0, 1, 2)
+        ]
+        assert means == sorted(means)
+    assert written.slices == {"unlabeled": 60, "labeled": 5, "scored": 24}
