@@ -1,0 +1,41 @@
+"""Local distortions of MRI slices: where they go, what they do, and what is written down."""
+
+from mrssl.distortions import (  # importing a module registers its types
+    information_loss,
+    intensity,
+    kspace,
+    noise,
+    rearrangement,
+)
+from mrssl.distortions.base import (
+    DISTORTION_REGISTRY,
+    Distortion,
+    DistortionContext,
+    Stage,
+    build_distortions,
+    registered_names,
+)
+from mrssl.distortions.curriculum import Curriculum
+from mrssl.distortions.distorter import DistortedSlice, Distorter, replay
+from mrssl.distortions.regions import Region, RegionSampler, foreground_of
+
+__all__ = [
+    "DISTORTION_REGISTRY",
+    "Curriculum",
+    "DistortedSlice",
+    "Distorter",
+    "Distortion",
+    "DistortionContext",
+    "Region",
+    "RegionSampler",
+    "Stage",
+    "build_distortions",
+    "foreground_of",
+    "information_loss",
+    "intensity",
+    "kspace",
+    "noise",
+    "rearrangement",
+    "registered_names",
+    "replay",
+]
