@@ -1,0 +1,62 @@
+"""Evaluation: metrics as free functions, and evaluators with reset, process, evaluate.
+
+:func:`pretext_evaluator` and :func:`segmentation_evaluator` give what the two tasks are scored
+with; :mod:`mrssl.evaluation.results` prints, writes and compares the outcome.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mrssl.evaluation.coco_evaluator import CocoEvaluator
+from mrssl.evaluation.distortion_evaluator import DistortionEvaluator
+from mrssl.evaluation.evaluator import (
+    EvaluationError,
+    Evaluator,
+    Evaluators,
+    Results,
+    SliceEvaluator,
+)
+from mrssl.evaluation.restoration_evaluator import RestorationEvaluator
+from mrssl.evaluation.results import (
+    format_results,
+    get_metric,
+    is_better,
+    print_table,
+    write_results,
+)
+from mrssl.evaluation.volume_evaluator import VolumeEvaluator
+
+
+def pretext_evaluator(type_names: Sequence[str]) -> Evaluators:
+    """After pretraining: ``localization``, ``type`` and ``restoration``."""
+    return Evaluators([DistortionEvaluator(type_names), RestorationEvaluator(type_names)])
+
+
+def segmentation_evaluator(
+    class_names: Sequence[str], *, score_threshold: float = 0.5
+) -> Evaluators:
+    """After fine-tuning: ``bbox``, ``segm``, ``dice``, ``hd95`` and ``assd``."""
+    return Evaluators(
+        [CocoEvaluator(class_names), VolumeEvaluator(class_names, score_threshold=score_threshold)]
+    )
+
+
+__all__ = [
+    "CocoEvaluator",
+    "DistortionEvaluator",
+    "EvaluationError",
+    "Evaluator",
+    "Evaluators",
+    "RestorationEvaluator",
+    "Results",
+    "SliceEvaluator",
+    "VolumeEvaluator",
+    "format_results",
+    "get_metric",
+    "is_better",
+    "pretext_evaluator",
+    "print_table",
+    "segmentation_evaluator",
+    "write_results",
+]

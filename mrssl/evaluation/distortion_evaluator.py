@@ -1,0 +1,137 @@
+"""The pretext's first two questions: where is the slice distorted, and by what.
+
+Shape letters: N regions or detections of a slice, K types, M matched detections.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mrssl.evaluation.coco_scoring import CocoSlice, score_coco, xywh
+from mrssl.evaluation.evaluator import Results, SliceEvaluator
+from mrssl.evaluation.metrics import average_precision, mean_of_finite
+
+_MATCH_IOU = 0.5
+
+
+class DistortionEvaluator(SliceEvaluator):
+    """Average precision of finding distorted regions and of naming their distortion types.
+
+    ``localization``: ``AP``, ``AP50``, ``AP75`` of COCO over the boxes, all types being the one
+    category "distorted".
+
+    ``type``: two questions, kept apart.
+
+    - ``mAP``, with ``AP-<type>``: finding *and* naming. A ground-truth region is a ground truth of
+      the category k for each of its types k; a detection becomes K detections, in category k with
+      the score ``score * type_scores[k]``. AP at IoU 0.5 for each category, mean over the types
+      that occur.
+    - ``mAP-matched``, ``accuracy``: naming alone, over the detections that COCO's matching assigns
+      to a ground truth at IoU 0.5 in ``localization``. For each type, the average precision of
+      ``type_scores[k]`` as in multi-label classification, mean over the types that occur among
+      them; and the share of them whose highest-scoring type is one of their region's.
+
+    Reads ``boxes``, ``types``, ``scores``, ``type_scores``.
+    """
+
+    def __init__(self, type_names: Sequence[str]) -> None:
+        """Score detections whose ``type_scores`` are in the order of ``type_names``."""
+        super().__init__()
+        self.type_names = list(type_names)
+
+    def _record(self, truth: Mapping[str, Any], prediction: Mapping[str, Any]) -> dict[str, Any]:
+        num_types = len(self.type_names)
+        record: dict[str, Any] = {
+            "image_id": int(truth["image_id"]),
+            "size": (int(truth["height"]), int(truth["width"])),
+            "truth_boxes": xywh(truth["boxes"]),
+            "types": np.asarray(truth["types"], bool).reshape(-1, num_types),
+            "boxes": xywh(prediction["boxes"]),
+            "scores": np.array(prediction["scores"], np.float64),
+            "type_scores": np.array(prediction["type_scores"], np.float64).reshape(-1, num_types),
+        }
+        if len(record["types"]) != len(record["truth_boxes"]):
+            raise ValueError(f"{len(record['truth_boxes'])} boxes, {len(record['types'])} types")
+        if not len(record["boxes"]) == len(record["scores"]) == len(record["type_scores"]):
+            raise ValueError("predicted boxes, scores and type_scores differ in number")
+        return record
+
+    def _score(self, records: list[dict[str, Any]]) -> Results:
+        localization = score_coco([_as_distorted(record) for record in records], num_categories=1)
+        return {
+            "localization": {
+                "AP": localization.ap(),
+                "AP50": localization.ap(iou=0.5),
+                "AP75": localization.ap(iou=0.75),
+            },
+            "type": {
+                **self._detection_precision(records),
+                **_matched_precision(records, localization.matches),
+            },
+        }
+
+    def _detection_precision(self, records: list[dict[str, Any]]) -> dict[str, float]:
+        scores = score_coco(
+            [_as_types(record) for record in records],
+            num_categories=len(self.type_names),
+            iou_thresholds=[_MATCH_IOU],
+        )
+        per_type = {
+            f"AP-{name}": scores.ap(category=index) for index, name in enumerate(self.type_names)
+        }
+        return {"mAP": mean_of_finite(list(per_type.values())), **per_type}
+
+
+def _as_distorted(record: dict[str, Any]) -> CocoSlice:
+    return CocoSlice(
+        record["image_id"],
+        record["size"],
+        [_annotation(box, 0) for box in record["truth_boxes"]],
+        [
+            _annotation(box, 0, score)
+            for box, score in zip(record["boxes"], record["scores"], strict=True)
+        ],
+    )
+
+
+def _as_types(record: dict[str, Any]) -> CocoSlice:
+    return CocoSlice(
+        record["image_id"],
+        record["size"],
+        [_annotation(record["truth_boxes"][n], k) for n, k in np.argwhere(record["types"])],
+        [
+            _annotation(box, k, score)
+            for box, scores in zip(
+                record["boxes"], record["scores"][:, None] * record["type_scores"], strict=True
+            )
+            for k, score in enumerate(scores)
+        ],
+    )
+
+
+def _annotation(
+    box: npt.NDArray[np.float64], category: int, score: float | None = None
+) -> dict[str, Any]:
+    annotation = {
+        "category_id": int(category),
+        "bbox": box.tolist(),
+        "area": float(box[2] * box[3]),
+    }
+    return annotation if score is None else {**annotation, "score": float(score)}
+
+
+def _matched_precision(
+    records: list[dict[str, Any]], matches: list[tuple[int, int]]
+) -> dict[str, float]:
+    detected, present = np.array(matches, int).reshape(-1, 2).T
+    scores = np.concatenate([record["type_scores"] for record in records])[detected]  # (M, K)
+    labels = np.concatenate([record["types"] for record in records])[present]  # (M, K)
+    if not len(scores):
+        return {"mAP-matched": float("nan"), "accuracy": float("nan")}
+    per_type = [average_precision(scores[:, k], labels[:, k]) for k in range(labels.shape[1])]
+    right = labels[np.arange(len(labels)), scores.argmax(axis=1)]
+    return {"mAP-matched": mean_of_finite(per_type), "accuracy": float(right.mean())}
