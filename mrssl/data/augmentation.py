@@ -1,0 +1,87 @@
+"""Geometric and intensity augmentation of a slice and its labels, parameters first."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from fvcore.common.config import CfgNode
+
+
+@dataclass(frozen=True)
+class SliceAugmentation:
+    """Random zoom, rotation, shift, flip, gamma and contrast.
+
+    A pair is a range to draw from; a number r is the range (-r, r).
+
+    Args:
+        scale: zoom factors about the centre; above 1 the anatomy grows. Drawn log-uniformly.
+        rotate: degrees.
+        translate: share of the side.
+        gamma: exponents of the [0, 1] intensities. Drawn log-uniformly.
+        contrast: factors about mid-grey, log-uniform.
+        flip: "none", "horizontal" or "vertical", each with probability 1/2 (Detectron2's
+            ``INPUT.RANDOM_FLIP``).
+    """
+
+    scale: tuple[float, float] = (1.0, 1.0)
+    rotate: float = 0.0
+    translate: float = 0.0
+    gamma: tuple[float, float] = (1.0, 1.0)
+    contrast: tuple[float, float] = (1.0, 1.0)
+    flip: str = "none"
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> SliceAugmentation:
+        """Build from ``MRSSL.AUGMENT`` and ``INPUT.RANDOM_FLIP``."""
+        node = cfg.MRSSL.AUGMENT
+        return cls(
+            scale=tuple(node.SCALE),
+            rotate=node.ROTATE,
+            translate=node.TRANSLATE,
+            gamma=tuple(node.GAMMA),
+            contrast=tuple(node.CONTRAST),
+            flip=cfg.INPUT.RANDOM_FLIP,
+        )
+
+    def sample(self, rng: np.random.Generator) -> dict[str, float]:
+        """Draw the parameters of one slice."""
+        return {
+            "scale": float(np.exp(rng.uniform(*np.log(self.scale)))),
+            "angle": float(rng.uniform(-self.rotate, self.rotate)),
+            "dx": float(rng.uniform(-self.translate, self.translate)),
+            "dy": float(rng.uniform(-self.translate, self.translate)),
+            "gamma": float(np.exp(rng.uniform(*np.log(self.gamma)))),
+            "contrast": float(np.exp(rng.uniform(*np.log(self.contrast)))),
+            "flip": float(self.flip != "none" and rng.random() < 0.5),
+        }
+
+    def apply_image(self, image: np.ndarray, params: dict[str, float]) -> np.ndarray:
+        """Change a slice.
+
+        Args:
+            image: float32 (C, H, W) in [0, 1].
+            params: from :meth:`sample`.
+
+        Returns:
+            float32 (C, H, W) in [0, 1]; what comes in from outside the slice is 0.
+        """
+        out = np.stack([self._warp(channel, params, cv2.INTER_LINEAR) for channel in image])
+        out = np.clip(out, 0.0, 1.0) ** np.float32(params["gamma"])
+        return np.clip((out - 0.5) * np.float32(params["contrast"]) + 0.5, 0.0, 1.0)
+
+    def apply_label(self, label: np.ndarray, params: dict[str, float]) -> np.ndarray:
+        """Move a label slice, integer (H, W), along with its image; by nearest neighbour."""
+        moved = self._warp(label.astype(np.float32), params, cv2.INTER_NEAREST)
+        return moved.astype(label.dtype)
+
+    def _warp(self, image: np.ndarray, params: dict[str, float], interpolation: int) -> np.ndarray:
+        height, width = image.shape
+        centre = ((width - 1) / 2, (height - 1) / 2)
+        matrix = cv2.getRotationMatrix2D(centre, params["angle"], params["scale"])
+        matrix[:, 2] += params["dx"] * width, params["dy"] * height
+        moved = cv2.warpAffine(image, matrix, (width, height), flags=interpolation)
+        if params["flip"]:
+            moved = moved[:, ::-1] if self.flip == "horizontal" else moved[::-1]
+        return np.ascontiguousarray(moved)

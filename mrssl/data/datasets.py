@@ -1,0 +1,256 @@
+"""Data sets by path: a folder of scans or a ``dataset.json`` to standard dataset dicts."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mrssl.data.cache import VolumeCache
+from mrssl.data.descriptions import Case, Description, parse_dataset_path, read_description
+from mrssl.data.labels import (
+    ClassValues,
+    align_label,
+    annotations_of_slice,
+    check_label_geometry,
+    instances_of_slice,
+)
+from mrssl.data.normalization import foreground_mask
+from mrssl.data.sources import VolumeSource, find_volumes, read_volume
+from mrssl.errors import MrsslError
+from mrssl.structures.volume import display_transform, resolve_slice_axis, transformed_geometry
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Slices to train or test on.
+
+    Attributes:
+        dicts: one standard dataset dict a slice (plain JSON types); slices of a volume follow
+            one another.
+        class_names: of the labels, in the order of ``category_id``; empty without labels.
+        name: for logs and checkpoints; no path in it.
+        class_values: the label value, or values, of each class.
+    """
+
+    dicts: list[dict[str, Any]]
+    class_names: list[str]
+    name: str
+    class_values: list[ClassValues] = field(default_factory=list)
+
+
+def dataset_options(cfg: Any) -> dict[str, Any]:
+    """The keyword arguments of :func:`load_dataset` that ``cfg.MRSSL.DATA`` sets."""
+    data = cfg.MRSSL.DATA
+    return {
+        "slice_axis": data.SLICE_AXIS,
+        "min_foreground": float(data.MIN_FOREGROUND),
+        "normalization": data.NORMALIZATION,
+        "percentiles": tuple(data.PERCENTILES),
+        "zscore_range": tuple(data.ZSCORE_RANGE),
+        "window": tuple(data.WINDOW),
+        "instances": data.INSTANCES,
+        "min_instance_pixels": int(data.MIN_INSTANCE_PIXELS),
+        "keep_empty": bool(data.KEEP_EMPTY),
+        "subject_pattern": data.SUBJECT_PATTERN,
+    }
+
+
+def load_dataset(
+    name_or_path: str | Path,
+    *,
+    labeled: bool | None = None,
+    slice_axis: str = "auto",
+    min_foreground: float = 0.0,
+    normalization: str = "percentile",
+    percentiles: Sequence[float] = (0.5, 99.5),
+    zscore_range: Sequence[float] = (-3.0, 3.0),
+    window: Sequence[float] = (0.0, 1.0),
+    instances: str = "class",
+    min_instance_pixels: int = 1,
+    keep_empty: bool = True,
+    with_annotations: bool = False,
+    subject_pattern: str = "",
+) -> Dataset:
+    """Describe every slice of a data set, without keeping any voxel.
+
+    Args:
+        name_or_path: a folder of NIfTI or DICOM files, or ``dataset.json``, or
+            ``dataset.json:split`` with ``split`` a key of the ``split.json`` beside it.
+        labeled: True: labels are needed, cases without one are left out; False: labels are
+            ignored; None: labels where there are any.
+        slice_axis: "D", "H", "W" of :func:`~mrssl.data.sources.read_volume`'s axes, or "auto":
+            DICOM slices as the scanner made them; else the axis of coarsest spacing.
+        min_foreground: of an unlabelled data set, slices with a smaller share of foreground are
+            left out; 0 keeps all and reads headers only.
+        normalization: of the volume in which ``min_foreground`` is measured; see
+            :func:`~mrssl.data.normalization.intensity_window`.
+        percentiles: likewise.
+        zscore_range: likewise.
+        window: likewise.
+        instances: "class" or "component", for the annotations.
+        min_instance_pixels: smaller instances are left out of the annotations.
+        keep_empty: keep slices of labelled volumes that show no instance.
+        with_annotations: add Detectron2's ``annotations`` to each dict; reads every label.
+        subject_pattern: regular expression for the subject in a path; "" = by the format.
+
+    Raises:
+        MrsslError: nothing usable there; one line that names the file and the fault.
+    """
+    description = _describe(name_or_path, subject_pattern)
+    cases = _choose_labeled(name_or_path, description.cases, labeled)
+    has_labels = any(case.label_file for case in cases)
+    values = description.class_values
+    if has_labels and not values:
+        raise MrsslError(f"{name_or_path}: has label volumes, but no 'labels' to name their values")
+    cache = VolumeCache(
+        0,
+        normalization=normalization,
+        percentiles=percentiles,
+        zscore_range=zscore_range,
+        window=window,
+    )
+    dicts: list[dict[str, Any]] = []
+    image_id = 0
+    for case in cases:
+        records = _slice_records(case, slice_axis, image_id)
+        image_id += len(records)
+        if case.label_file:
+            if with_annotations or not keep_empty:
+                _annotate(case, records, values, instances, min_instance_pixels)
+                records = [r for r in records if keep_empty or r["annotations"]]
+        elif min_foreground > 0:
+            volume = cache.image(records[0])
+            records = [
+                r
+                for r in records
+                if foreground_mask(volume[r["slice_index"]]).mean() >= min_foreground
+            ]
+        dicts.extend(records)
+    if not dicts:
+        raise MrsslError(f"{name_or_path}: none of its {image_id} slices is left to use")
+    names = description.class_names if has_labels else []
+    return Dataset(dicts, names, description.name, values if has_labels else [])
+
+
+def _describe(name_or_path: str | Path, subject_pattern: str) -> Description:
+    path, split = parse_dataset_path(name_or_path)
+    if path.suffix == ".json" and not path.is_dir():
+        description = read_description(path, split, subject_pattern=subject_pattern)
+        name = f"{description.name}:{split}" if split else description.name
+        return Description(
+            name, description.cases, description.class_names, description.class_values
+        )
+    found = find_volumes(path, subject_pattern=subject_pattern)
+    if not found.volumes:
+        reason = "it is empty"
+        if found.refused:
+            first = found.refused[0]
+            reason = f"{len(found.refused)} files refused, the first {first.path}: {first.reason}"
+        raise MrsslError(f"{path}: no MRI volume found ({reason})")
+    if found.refused:
+        _LOG.warning(
+            "%s: %d files are not used (tools/check_data.py lists them)", path, len(found.refused)
+        )
+    return Description(path.resolve().name, [Case(v.subject, v) for v in found.volumes])
+
+
+def _choose_labeled(
+    name_or_path: str | Path, cases: Sequence[Case], labeled: bool | None
+) -> list[Case]:
+    if labeled is False:
+        return [Case(case.name, case.source) for case in cases]
+    if labeled is None:
+        return list(cases)
+    chosen = [case for case in cases if case.label_file]
+    if not chosen:
+        raise MrsslError(f"{name_or_path}: has no labels")
+    return chosen
+
+
+def _slice_records(case: Case, slice_axis: str, image_id: int) -> list[dict[str, Any]]:
+    """The standard dataset dicts of one volume, from headers only."""
+    source = case.source
+    axis = volume_slice_axis(source, slice_axis)
+    (depth, height, width), affine = transformed_geometry(
+        source.shape, source.affine, display_transform(source.affine, axis)
+    )
+    if case.label_file:
+        _check_label(case)
+    spacing = [round(float(mm), 6) for mm in np.linalg.norm(affine[:3, :3], axis=0)]
+    label = {"label_file": case.label_file} if case.label_file else {}
+    return [
+        {
+            "file_name": source.path,
+            "series": source.series,
+            "image_id": image_id + index,
+            "slice_index": index,
+            "slice_axis": axis,
+            "height": height,
+            "width": width,
+            "subject_id": source.subject,
+            "spacing": spacing,
+            "num_slices": depth,
+            **label,
+        }
+        for index in range(depth)
+    ]
+
+
+def volume_slice_axis(source: VolumeSource, axis: str) -> str:
+    """The slice axis of a volume, "auto" resolved: DICOM keeps the slices that the scanner made."""
+    if axis == "auto" and source.format == "dicom":
+        return "D"
+    return resolve_slice_axis(axis, source.shape, source.spacing)
+
+
+def _check_label(case: Case) -> None:
+    """Compare the headers of image and label."""
+    label = _label_source(case)
+    source = case.source
+    try:
+        _, fault = check_label_geometry(source.shape, source.affine, label.shape, label.affine)
+    except MrsslError as error:
+        raise MrsslError(f"{case.label_file}: {error} ({source.path})") from error
+    if fault:
+        _LOG.warning("%s: %s", case.label_file, fault)
+
+
+def _label_source(case: Case) -> VolumeSource:
+    sources = find_volumes(str(case.label_file))
+    if len(sources.volumes) != 1:
+        reason = sources.refused[0].reason if sources.refused else "not a single volume"
+        raise MrsslError(f"{case.label_file}: {reason}")
+    return sources.volumes[0]
+
+
+def _annotate(
+    case: Case,
+    records: list[dict[str, Any]],
+    values: Sequence[ClassValues],
+    mode: str,
+    min_pixels: int,
+) -> None:
+    for record, label in zip(records, _label_slices(case, records[0]), strict=True):
+        masks, classes = instances_of_slice(label, values, mode, min_pixels)
+        record["annotations"] = annotations_of_slice(masks, classes)
+
+
+def _label_slices(case: Case, record: dict[str, Any]) -> Iterator[np.ndarray]:
+    source = case.source
+    transform = display_transform(source.affine, record["slice_axis"])
+    shape, affine = transformed_geometry(source.shape, source.affine, transform)
+    try:
+        return iter(align_label(read_volume(str(case.label_file)), affine, shape))
+    except MrsslError as error:
+        prefix = "" if str(error).startswith(str(case.label_file)) else f"{case.label_file}: "
+        raise MrsslError(f"{prefix}{error}") from error
+
+
+__all__ = ["Dataset", "dataset_options", "load_dataset", "volume_slice_axis"]

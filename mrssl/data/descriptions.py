@@ -1,0 +1,274 @@
+"""``dataset.json``: what volumes a data set has, their labels, and which split they are in.
+
+Three layouts are understood, all with paths relative to the file:
+
+* Decathlon: ``training`` lists ``{"image": ..., "label": ...}`` (or bare image paths);
+* nnU-Net: no list; ``imagesTr/CASE_0000.nii.gz`` and ``labelsTr/CASE.nii.gz`` beside the file;
+* a folder of scans: ``folder`` names it; ``include`` and ``exclude`` choose by header field.
+
+A ``split.json`` beside it maps the name of a split to the names of its cases (or subjects).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from mrssl.data.labels import ClassValues
+from mrssl.data.sources import (
+    VolumeSource,
+    compile_pattern,
+    find_volumes,
+    nifti_sources,
+    subject_of_file,
+)
+from mrssl.errors import MrsslError
+
+
+@dataclass(frozen=True)
+class Case:
+    """One volume of a data set, and its label if it has one.
+
+    Attributes:
+        name: what ``split.json`` calls it.
+        source: the image.
+        label_file: path of the label volume; None where there is none.
+    """
+
+    name: str
+    source: VolumeSource
+    label_file: str | None = None
+
+
+@dataclass(frozen=True)
+class Description:
+    """A data set as its ``dataset.json`` describes it.
+
+    Attributes:
+        name: of the data set.
+        cases: in the file's order.
+        class_names: in the order of their label values.
+        class_values: label value or values of each class.
+    """
+
+    name: str
+    cases: list[Case]
+    class_names: list[str] = field(default_factory=list)
+    class_values: list[ClassValues] = field(default_factory=list)
+
+
+def parse_dataset_path(name_or_path: str | Path) -> tuple[Path, str]:
+    """Split ``.../dataset.json:train`` into the path and the split ("" for none)."""
+    match = re.fullmatch(r"(.+\.json):([^:/\\]+)", str(name_or_path))
+    return (Path(match.group(1)), match.group(2)) if match else (Path(name_or_path), "")
+
+
+def read_description(path: Path, split: str = "", *, subject_pattern: str = "") -> Description:
+    """Read ``dataset.json`` and, of a split, the ``split.json`` beside it.
+
+    Raises:
+        MrsslError: a missing or malformed file, an unknown split, a case that is not there, a
+            subject in a training and in a test split; one line that names the file.
+    """
+    content = read_json(path)
+    subject_pattern = str(content.get("subject_pattern", "")) or subject_pattern
+    names, values = _classes(path, content.get("labels", {}))
+    if "folder" in content:
+        cases = _folder_cases(path, content, subject_pattern)
+    elif "training" in content:
+        cases = _listed_cases(path, content, subject_pattern)
+    else:
+        cases = _nnunet_cases(path, content, subject_pattern)
+    if split:
+        cases = _of_split(path.parent / "split.json", split, cases)
+    if not cases:
+        raise MrsslError(f"{path}: describes no volume")
+    return Description(str(content.get("name") or path.parent.name), cases, names, values)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file that holds an object.
+
+    Raises:
+        MrsslError: missing, not JSON, or not an object.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise MrsslError(f"{path}: no such file") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise MrsslError(f"{path}: not readable JSON ({' '.join(str(error).split())})") from error
+    if not isinstance(content, dict):
+        raise MrsslError(f"{path}: a JSON object is needed, not a {type(content).__name__}")
+    return content
+
+
+def _classes(path: Path, labels: Any) -> tuple[list[str], list[ClassValues]]:
+    """Names and values from ``{"L1": 1}`` (nnU-Net) or ``{"1": "L1"}`` (Decathlon)."""
+    if not isinstance(labels, dict):
+        raise MrsslError(f"{path}: 'labels' must map names to values")
+    found: list[tuple[ClassValues, str]] = []
+    for key, value in labels.items():
+        name, number = (value, key) if isinstance(value, str) and key.isdecimal() else (key, value)
+        try:
+            number = tuple(map(int, number)) if isinstance(number, list) else int(number)
+        except (TypeError, ValueError) as error:
+            raise MrsslError(f"{path}: label {key!r}: {value!r} is not a whole number") from error
+        if number not in (0, ()) and name != "ignore":
+            found.append(
+                (number[0] if isinstance(number, tuple) and len(number) == 1 else number, str(name))
+            )
+    found.sort(key=lambda item: item[0] if isinstance(item[0], tuple) else (item[0],))
+    return [name for _, name in found], [number for number, _ in found]
+
+
+def _listed_cases(path: Path, content: Mapping[str, Any], pattern: str) -> list[Case]:
+    entries = content["training"]
+    if not isinstance(entries, list):
+        raise MrsslError(f"{path}: 'training' must be a list")
+    cases = []
+    for entry in entries:
+        entry = {"image": entry} if isinstance(entry, str) else entry
+        if not isinstance(entry, dict) or not isinstance(entry.get("image"), str):
+            raise MrsslError(f"{path}: an entry of 'training' has no 'image'")
+        label = entry.get("label")
+        cases.append(
+            _case(
+                path.parent / entry["image"],
+                path.parent / label if label else None,
+                pattern,
+                series=str(entry.get("series", "")),
+            )
+        )
+    return cases
+
+
+def _nnunet_cases(path: Path, content: Mapping[str, Any], pattern: str) -> list[Case]:
+    ending = str(content.get("file_ending", ".nii.gz"))
+    images, labels = path.parent / "imagesTr", path.parent / "labelsTr"
+    cases = []
+    for image in sorted(images.glob(f"*_0000{ending}")):
+        label = labels / (image.name.removesuffix(f"_0000{ending}") + ending)
+        cases.append(_case(image, label if label.exists() else None, pattern))
+    if not cases:
+        raise MrsslError(f"{path}: no list 'training', and no {images}/*_0000{ending}")
+    return cases
+
+
+def _case(image: Path, label: Path | None, pattern: str, *, series: str = "") -> Case:
+    if image.is_dir():
+        sources = find_volumes(image).volumes
+    else:
+        sources = nifti_sources(str(image))
+        series = series or ("0" if len(sources) > 1 else "")  # the first channel
+    sources = [s for s in sources if s.series == series] or sources
+    if len(sources) != 1:
+        keys = ", ".join(s.series for s in sources) or "none"
+        raise MrsslError(f"{image}: 'series' must name one of its volumes: {keys}")
+    source = sources[0]
+    if compiled := compile_pattern(pattern):
+        match = compiled.search(image.as_posix())
+        if match is None:
+            raise MrsslError(f"{image}: no subject in it by the pattern {pattern!r}")
+        source = source.with_subject(match.group(1 if compiled.groups else 0))
+    if label is not None and not label.exists():
+        raise MrsslError(f"{label}: no such file")
+    return Case(subject_of_file(image), source, None if label is None else str(label))
+
+
+def _folder_cases(path: Path, content: Mapping[str, Any], pattern: str) -> list[Case]:
+    found = find_volumes(path.parent / str(content["folder"]), subject_pattern=pattern)
+    include, exclude = content.get("include", {}), content.get("exclude", {})
+    if not isinstance(include, dict) or not isinstance(exclude, dict):
+        raise MrsslError(f"{path}: 'include' and 'exclude' must map header fields to values")
+    chosen = [s for s in found.volumes if selected(s.tags, include, exclude)]
+    if not chosen:
+        raise MrsslError(f"{path}: none of {len(found.volumes)} volumes found is selected")
+    return [Case(source.subject, source) for source in chosen]
+
+
+def selected(
+    tags: Mapping[str, str], include: Mapping[str, Any], exclude: Mapping[str, Any]
+) -> bool:
+    """Whether a volume is wanted: every ``include`` field agrees, and no ``exclude`` field does.
+
+    Args:
+        tags: header fields, as text.
+        include: field -> value or list of values, any of which may agree. Text may hold the
+            wildcards ``*`` and ``?``; numbers are compared as numbers (to 1e-3).
+        exclude: likewise.
+    """
+    return all(_agrees(tags.get(key), value) for key, value in include.items()) and not any(
+        _agrees(tags.get(key), value) for key, value in exclude.items()
+    )
+
+
+def _agrees(text: str | None, wanted: Any) -> bool:
+    if text is None:
+        return False
+    for value in wanted if isinstance(wanted, list) else [wanted]:
+        if isinstance(value, (int, float)):
+            try:
+                if abs(float(text) - value) < 1e-3:
+                    return True
+            except ValueError:
+                continue
+        elif fnmatchcase(text.lower(), str(value).lower()):
+            return True
+    return False
+
+
+def _of_split(path: Path, split: str, cases: Sequence[Case]) -> list[Case]:
+    splits = read_json(path)
+    if split not in splits:
+        raise MrsslError(f"{path}: no split {split!r}; it has {', '.join(map(repr, splits))}")
+    if not all(isinstance(names, list) for names in splits.values()):
+        raise MrsslError(f"{path}: every split must be a list of case names")
+    by_name: dict[str, list[Case]] = {}
+    for case in cases:
+        for name in {case.name, case.source.subject}:
+            by_name.setdefault(name, []).append(case)
+    unknown = [name for name in splits[split] if name not in by_name]
+    if unknown:
+        raise MrsslError(f"{path}: split {split!r} names {unknown[0]!r}, which is no case")
+    _check_leak(path, split, splits, by_name)
+    wanted = set(splits[split])
+    return [case for case in cases if case.name in wanted or case.source.subject in wanted]
+
+
+def _check_leak(
+    path: Path, split: str, splits: Mapping[str, list[str]], by_name: Mapping[str, list[Case]]
+) -> None:
+    """Refuse a subject that is in ``split`` and in a split of another kind.
+
+    The kind is the word that a split's name begins with, so ``train`` and ``train_8`` may overlap
+    and ``train`` and ``test`` may not; ``all`` may overlap with any.
+    """
+    kind = _kind(split)
+    own = {case.source.subject for name in splits[split] for case in by_name[name]}
+    for other, names in splits.items():
+        if "all" in (kind, _kind(other)) or _kind(other) == kind:
+            continue
+        theirs = {case.source.subject for name in names for case in by_name.get(name, [])}
+        if shared := sorted(own & theirs):
+            raise MrsslError(f"{path}: subject {shared[0]!r} is in both {split!r} and {other!r}")
+
+
+def _kind(split: str) -> str:
+    match = re.match(r"[A-Za-z]+", split)
+    return match.group(0).lower() if match else split
+
+
+__all__ = [
+    "Case",
+    "Description",
+    "parse_dataset_path",
+    "read_description",
+    "read_json",
+    "selected",
+]

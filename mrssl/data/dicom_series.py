@@ -1,0 +1,247 @@
+"""Slices to volumes: grouping, order, spacing, and what is wrong with them.
+
+A folder is not a volume, and neither is a SeriesInstanceUID: one series may hold several echoes,
+b-values, time points, orientations or image types. Slices belong together when everything that
+the scanner may vary between volumes agrees; they are ordered by position along the slice normal
+(DICOM PS3.3 C.7.6.2), never by file name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import OrderedDict, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from mrssl.data.dicom_headers import DicomError, SliceHeader, read_slice_headers
+from mrssl.errors import MrsslError
+from mrssl.structures.volume import check_affine
+
+_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
+#: Largest difference of direction cosines within a volume.
+_ORIENTATION_TOLERANCE = 1e-3
+#: Slices closer than this (mm) are at the same place.
+_SAME_PLACE = 1e-3
+#: Largest deviation of a slice distance from the median, as a share, that counts as even.
+_UNEVEN = 0.02
+
+
+@dataclass(frozen=True)
+class DicomVolume:
+    """Slices that make up one volume, in order.
+
+    Attributes:
+        key: names the volume among those of the same folder or file; stable, free of UIDs.
+        slices: ordered along the slice normal.
+        affine: (4, 4) float64, voxel (slice, row, column, 1) to RAS+ mm.
+        faults: what is doubtful, and its consequence.
+    """
+
+    key: str
+    slices: tuple[SliceHeader, ...]
+    affine: np.ndarray
+    faults: tuple[str, ...]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(slices, rows, columns)."""
+        return (len(self.slices), *self.slices[0].shape)
+
+
+@dataclass(frozen=True)
+class FolderScan:
+    """What DICOM headers in one folder (or one file) amount to."""
+
+    volumes: tuple[DicomVolume, ...]
+    refused: tuple[tuple[str, str], ...]
+
+
+def scan_files(paths: Iterable[str]) -> FolderScan:
+    """Read the headers of ``paths`` and group their slices into volumes."""
+    slices: list[SliceHeader] = []
+    refused: list[tuple[str, str]] = []
+    for path in paths:
+        try:
+            slices.extend(read_slice_headers(path))
+        except DicomError as error:
+            refused.append((path, str(error).removeprefix(f"{path}: ")))
+    volumes: list[DicomVolume] = []
+    for group in group_slices(slices):
+        try:
+            volumes.append(_volume(group))
+        except MrsslError as error:
+            refused.extend((path, str(error)) for path in dict.fromkeys(s.path for s in group))
+    return FolderScan(tuple(_unique_keys(volumes)), tuple(refused))
+
+
+def scan_path(path: str | Path) -> FolderScan:
+    """Volumes of one file, or of the files that lie directly in one folder; cached.
+
+    The cache notices files that were added, removed or rewritten.
+    """
+    path = Path(path)
+    if path.is_dir():
+        entries = sorted((e for e in os.scandir(path) if e.is_file()), key=lambda e: e.name)
+        stats = [e.stat() for e in entries]
+        signature = tuple(
+            (e.name, s.st_size, s.st_mtime_ns) for e, s in zip(entries, stats, strict=True)
+        )
+        files = tuple(e.path for e in entries if not e.name.startswith("."))
+    else:
+        stat = path.stat()
+        signature = ((path.name, stat.st_size, stat.st_mtime_ns),)
+        files = (str(path),)
+    return _cached_scan(str(path), hash(signature), files)
+
+
+@lru_cache(maxsize=256)
+def _cached_scan(path: str, signature: int, files: tuple[str, ...]) -> FolderScan:
+    return scan_files(files)
+
+
+def group_slices(slices: Sequence[SliceHeader]) -> list[list[SliceHeader]]:
+    """Split slices into volumes; each ordered by position along the normal.
+
+    First by everything that must agree (series, echo, b-value, ...), then by orientation, then
+    repeats at one position are told apart by acquisition, trigger time, or order of numbering.
+    """
+    groups: OrderedDict[object, list[list[SliceHeader]]] = OrderedDict()
+    for item in slices:
+        clusters = groups.setdefault((item.group, item.orientation is None), [])
+        for cluster in clusters:
+            if _same_orientation(cluster[0], item):
+                cluster.append(item)
+                break
+        else:
+            clusters.append([item])
+    return [
+        volume for clusters in groups.values() for cluster in clusters for volume in _split(cluster)
+    ]
+
+
+def _same_orientation(a: SliceHeader, b: SliceHeader) -> bool:
+    if a.orientation is None or b.orientation is None:
+        return a.orientation is b.orientation
+    return bool(np.abs(a.orientation - b.orientation).max() < _ORIENTATION_TOLERANCE)
+
+
+def _split(cluster: list[SliceHeader]) -> list[list[SliceHeader]]:
+    """Tell repeats at one position apart; order each volume."""
+    places = _by_place(cluster)
+    count = len(places[0])
+    if len(places) == len(cluster) or any(len(place) != count for place in places):
+        return [[item for place in places for item in place]]
+    for index in range(len(cluster[0].repeat)):
+        values = sorted({s.repeat[index] for s in cluster if s.repeat[index] is not None})
+        split = [[s for p in places for s in p if s.repeat[index] == v] for v in values]
+        if len(values) == count and all(len(part) == len(places) for part in split):
+            return split
+    ordered = [sorted(place, key=lambda s: (s.number, s.path, s.frame)) for place in places]
+    return [[place[k] for place in ordered] for k in range(count)]
+
+
+def _by_place(cluster: list[SliceHeader]) -> list[list[SliceHeader]]:
+    """Slices at one place together, places along the normal; by number where none is known."""
+    if any(s.position is None or s.orientation is None for s in cluster):
+        return [[s] for s in sorted(cluster, key=lambda s: (s.number, s.path, s.frame))]
+    normal = slice_normal(cluster[0])
+    ordered = sorted(cluster, key=lambda s: (float(s.position @ normal), s.number, s.path, s.frame))
+    places: list[list[SliceHeader]] = []
+    for item in ordered:
+        if places and (item.position - places[-1][0].position) @ normal < _SAME_PLACE:
+            places[-1].append(item)
+        else:
+            places.append([item])
+    return places
+
+
+def slice_normal(item: SliceHeader) -> np.ndarray:
+    """Unit normal of the slice's plane, LPS: row direction x column direction."""
+    normal = np.cross(item.orientation[:3], item.orientation[3:])
+    length = np.linalg.norm(normal)
+    if length < 0.5:
+        raise DicomError(f"{item.path}: ImageOrientationPatient does not span a plane")
+    return normal / length
+
+
+def _volume(group: list[SliceHeader]) -> DicomVolume:
+    faults: list[str] = []
+    first = group[0]
+    if first.position is None or first.orientation is None:
+        faults.append("no position or orientation: ordered by InstanceNumber, sides are a guess")
+        step = np.array([0.0, 0.0, first.thickness or 1.0])
+        origin, rows, columns = np.zeros(3), np.array([0.0, 1.0, 0.0]), np.array([1.0, 0.0, 0.0])
+    else:
+        group = _without_duplicates(group, faults)
+        first = group[0]
+        origin, columns, rows = first.position, first.orientation[:3], first.orientation[3:]
+        step = _slice_step(group, faults)
+    if first.tags.get("Modality", "MR") != "MR":
+        faults.append(f"modality {first.tags['Modality']}, not MR")
+    affine = np.eye(4)
+    affine[:3, 0] = _LPS_TO_RAS @ step
+    affine[:3, 1] = _LPS_TO_RAS @ rows * first.spacing[0]
+    affine[:3, 2] = _LPS_TO_RAS @ columns * first.spacing[1]
+    affine[:3, 3] = _LPS_TO_RAS @ origin
+    check_affine(affine)
+    return DicomVolume(_key(first), tuple(group), affine, tuple(faults))
+
+
+def _without_duplicates(group: list[SliceHeader], faults: list[str]) -> list[SliceHeader]:
+    places = _by_place(group)
+    extra = len(group) - len(places)
+    if extra:
+        faults.append(f"{extra} slices at the place of another: the first by number is kept")
+    return [place[0] for place in places]
+
+
+def _slice_step(group: list[SliceHeader], faults: list[str]) -> np.ndarray:
+    """Vector from one slice to the next, LPS mm; notes gaps and uneven distances."""
+    normal = slice_normal(group[0])
+    if len(group) == 1:
+        return normal * (group[0].thickness or 1.0)
+    positions = np.stack([s.position for s in group])
+    distances = np.diff(positions @ normal)
+    median = float(np.median(distances))
+    whole = np.round(distances / median)
+    missing = int((whole - 1)[whole >= 2].sum())
+    uneven = np.abs(distances / median - whole).max() > _UNEVEN
+    if missing and not uneven:
+        faults.append(f"{missing} slices missing: neighbours across a gap are not neighbours")
+    elif uneven:
+        low, high = distances.min(), distances.max()
+        faults.append(f"slice distance varies, {low:.3g} to {high:.3g} mm: the mean is used")
+    return (positions[-1] - positions[0]) / (len(group) - 1)
+
+
+def _key(item: SliceHeader) -> str:
+    orientation = None if item.orientation is None else (np.round(item.orientation, 1) + 0).tolist()
+    digest = hashlib.sha256(repr((item.group, orientation)).encode()).hexdigest()[:8]
+    number = item.tags.get("SeriesNumber", "")
+    return f"{number}-{digest}" if number.isdecimal() else digest
+
+
+def _unique_keys(volumes: list[DicomVolume]) -> list[DicomVolume]:
+    """Number the volumes that only order tells apart: key, key.2, key.3, ..."""
+    seen: defaultdict[str, int] = defaultdict(int)
+    named = []
+    for volume in volumes:
+        seen[volume.key] += 1
+        suffix = f".{seen[volume.key]}" if seen[volume.key] > 1 else ""
+        named.append(DicomVolume(volume.key + suffix, volume.slices, volume.affine, volume.faults))
+    return named
+
+
+__all__ = [
+    "DicomVolume",
+    "FolderScan",
+    "group_slices",
+    "scan_files",
+    "scan_path",
+    "slice_normal",
+]

@@ -1,0 +1,154 @@
+"""Label volumes: aligned with their image, and cut into instance masks a slice."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+from nibabel import orientations
+
+from mrssl.errors import MrsslError
+from mrssl.structures.volume import Volume, transformed_geometry
+
+INSTANCE_MODES = ("class", "component")
+
+#: The label values of one class: one value, or several that make it up together (nnU-Net regions).
+ClassValues = int | tuple[int, ...]
+
+#: Label and image may disagree about a voxel's place by this share of a voxel.
+_PLACE_TOLERANCE = 0.5
+
+
+def check_label_geometry(
+    image_shape: tuple[int, ...],
+    image_affine: np.ndarray,
+    label_shape: tuple[int, int, int],
+    label_affine: np.ndarray,
+) -> tuple[np.ndarray, str]:
+    """How to turn a label volume's axes to its image's, and what is doubtful about it.
+
+    Returns:
+        (3, 2) orientation array for :meth:`Volume.reoriented`, and a fault ("" for none): the
+        label's voxels lie somewhere else than the image's, although the shapes agree.
+
+    Raises:
+        MrsslError: shapes that differ after turning.
+    """
+    turn = orientations.ornt_transform(
+        orientations.io_orientation(label_affine), orientations.io_orientation(image_affine)
+    )
+    shape, affine = transformed_geometry(label_shape, label_affine, turn)
+    if shape != tuple(image_shape):
+        raise MrsslError(f"label of shape {shape}, image of shape {tuple(image_shape)}")
+    corners = np.array(np.meshgrid(*[(0, n - 1) for n in shape], indexing="ij")).reshape(3, -1)
+    corners = np.vstack([corners, np.ones(corners.shape[1])])
+    apart = np.linalg.norm(((affine - image_affine) @ corners)[:3], axis=0).max()
+    voxel = float(np.linalg.norm(image_affine[:3, :3], axis=0).min())
+    if apart > _PLACE_TOLERANCE * voxel:
+        return turn, f"the label lies up to {apart:.3g} mm beside its image: matched by index"
+    return turn, ""
+
+
+def align_label(
+    label: Volume, image_affine: np.ndarray, image_shape: tuple[int, ...]
+) -> np.ndarray:
+    """Label values on the image's grid.
+
+    Returns:
+        (D, H, W) int32.
+
+    Raises:
+        MrsslError: another shape, or values that are not whole numbers.
+    """
+    turn, _ = check_label_geometry(image_shape, image_affine, label.shape, label.affine)
+    array = label.reoriented(turn).array
+    values = np.rint(array)
+    if np.abs(values - array).max() > 1e-3:
+        raise MrsslError("label values are not whole numbers: this looks like an image")
+    return np.ascontiguousarray(values, dtype=np.int32)
+
+
+def instances_of_slice(
+    label: np.ndarray,
+    class_values: Sequence[ClassValues],
+    mode: str = "class",
+    min_pixels: int = 1,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Instance masks of one slice.
+
+    Args:
+        label: (H, W) int, label values.
+        class_values: the label value (or values) of each class, in class order.
+        mode: "class": all pixels of a class are one instance; "component": each 8-connected
+            component is one.
+        min_pixels: smaller instances are left out.
+
+    Returns:
+        masks (N, H, W) bool, and classes (N,) int64, 0-based; by class, then from top to bottom.
+
+    Raises:
+        MrsslError: an unknown mode.
+    """
+    if mode not in INSTANCE_MODES:
+        raise MrsslError(f"instances {mode!r}: one of {', '.join(INSTANCE_MODES)} is needed")
+    masks: list[np.ndarray] = []
+    classes: list[int] = []
+    present = set(np.unique(label).tolist())
+    for index, values in enumerate(class_values):
+        values = values if isinstance(values, tuple) else (values,)
+        if present.isdisjoint(values):
+            continue
+        mask = label == values[0] if len(values) == 1 else np.isin(label, values)
+        for part in _components(mask) if mode == "component" else [mask]:
+            if np.count_nonzero(part) >= max(1, min_pixels):
+                masks.append(part)
+                classes.append(index)
+    stacked = np.stack(masks) if masks else np.zeros((0, *label.shape), bool)
+    return stacked, np.array(classes, dtype=np.int64)
+
+
+def _components(mask: np.ndarray) -> list[np.ndarray]:
+    count, numbered = cv2.connectedComponents(mask.view(np.uint8), connectivity=8)
+    return [numbered == number for number in range(1, count)]
+
+
+def mask_boxes(masks: np.ndarray) -> np.ndarray:
+    """Tight boxes around masks (N, H, W): (N, 4) float32 XYXY, right and bottom exclusive."""
+    boxes = np.zeros((len(masks), 4), np.float32)
+    for box, mask in zip(boxes, masks, strict=True):
+        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+        if len(rows):
+            box[:] = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
+    return boxes
+
+
+def annotations_of_slice(masks: np.ndarray, classes: np.ndarray) -> list[dict[str, Any]]:
+    """Instances as Detectron2's annotation dicts, masks as COCO RLE with text counts."""
+    from pycocotools import mask as coco
+
+    annotations = []
+    for mask, box, category in zip(masks, mask_boxes(masks), classes, strict=True):
+        rle = coco.encode(np.asfortranarray(mask, dtype=np.uint8))
+        annotations.append(
+            {
+                "category_id": int(category),
+                "bbox": [float(value) for value in box],
+                "bbox_mode": 0,  # XYXY_ABS
+                "segmentation": {"size": list(rle["size"]), "counts": rle["counts"].decode()},
+                "iscrowd": 0,
+            }
+        )
+    return annotations
+
+
+__all__ = [
+    "INSTANCE_MODES",
+    "ClassValues",
+    "align_label",
+    "annotations_of_slice",
+    "check_label_geometry",
+    "instances_of_slice",
+    "mask_boxes",
+]

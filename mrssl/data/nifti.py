@@ -1,0 +1,214 @@
+"""NIfTI volumes, through nibabel, oriented to the closest canonical axes (RAS+).
+
+A header is believed only as far as the bytes of its file bear it out: nothing is allocated on the
+word of a header alone.
+"""
+
+from __future__ import annotations
+
+import gzip
+import os
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mrssl.errors import MrsslError, optional_import
+from mrssl.structures.volume import Volume, check_affine, transformed_geometry
+
+NIFTI_SUFFIXES = (".nii", ".nii.gz")
+
+#: Bytes that deflate can make of one byte, at most (zlib's technical notes: 1032 : 1).
+_MAX_DEFLATE_RATIO = 1032
+#: Voxels of one 3-D volume, at most: 2 GiB as float32.
+MAX_VOXELS = 2**29
+_CHUNK = 1 << 20
+_UNIT_TO_MM = {"meter": 1000.0, "micron": 0.001}
+
+
+@dataclass(frozen=True)
+class NiftiHeader:
+    """What the header says of the voxels, in canonical axes.
+
+    Attributes:
+        shape: (D, H, W) of one volume, canonical axes R, A, S.
+        affine: (4, 4) float64, voxel (d, h, w, 1) to RAS+ mm.
+        num_volumes: length of the fourth axis; 1 for a 3-D file.
+        transform: (3, 2) orientation array from the file's axes to the canonical ones.
+        faults: what is doubtful about the geometry.
+    """
+
+    shape: tuple[int, int, int]
+    affine: np.ndarray
+    num_volumes: int
+    transform: np.ndarray
+    faults: tuple[str, ...]
+
+
+def is_nifti(path: str | Path) -> bool:
+    """Whether the name says NIfTI."""
+    return str(path).lower().endswith(NIFTI_SUFFIXES)
+
+
+def read_nifti_header(path: str | Path) -> NiftiHeader:
+    """Geometry of a NIfTI file, without its voxels.
+
+    Raises:
+        MrsslError: not a NIfTI file, a header that the file's size belies, or no 3-D geometry.
+    """
+    return _canonical_header(path, _open_header(path))
+
+
+def read_nifti(path: str | Path, index: int | None = None) -> Volume:
+    """One volume of a NIfTI file: intensities scaled as the header says, axes canonical.
+
+    Args:
+        path: a ``.nii`` or ``.nii.gz`` file.
+        index: which volume of a 4-D file, from 0.
+
+    Raises:
+        MrsslError: unreadable or truncated; or a 4-D file without a valid ``index``.
+    """
+    image = _open_header(path)
+    header = _canonical_header(path, image)
+    index = _checked_index(path, index, header.num_volumes)
+    try:
+        array = _read_voxels(path, image, index)
+    except (OSError, EOFError, ValueError, zlib.error, MemoryError, OverflowError) as error:
+        raise MrsslError(f"{path}: the voxels can't be read ({_one_line(error)})") from error
+    from nibabel.orientations import apply_orientation
+
+    return Volume(apply_orientation(array, header.transform), header.affine)
+
+
+def _checked_index(path: str | Path, index: int | None, count: int) -> int:
+    if index is None and count > 1:
+        raise MrsslError(f"{path}: holds {count} volumes; say which, 0 to {count - 1}")
+    index = index or 0
+    if not 0 <= index < count:
+        raise MrsslError(f"{path}: no volume {index}; it holds {count}")
+    return index
+
+
+def _open_header(path: str | Path):
+    """Parse the header alone, as a nibabel image class with its header."""
+    nib = optional_import("nibabel", "pip install nibabel")
+    try:
+        size = os.path.getsize(path)
+        with _open(path) as stream:
+            block = stream.read(544)  # a NIfTI-2 header and the extension flag
+    except FileNotFoundError as error:
+        raise MrsslError(f"{path}: no such file") from error
+    except (OSError, EOFError, zlib.error) as error:
+        raise MrsslError(f"{path}: not a NIfTI file ({_one_line(error)})") from error
+    for klass in (nib.Nifti1Image, nib.Nifti2Image):
+        length = klass.header_class.sizeof_hdr
+        magic = block[344:348] if length == 348 else block[4:8]
+        if magic[:3] not in (b"n+1", b"n+2") or len(block) < length:
+            continue
+        try:
+            header = klass.header_class(block[:length], check=True)
+        except Exception as error:  # nibabel raises its own, and NumPy's for nonsense
+            raise MrsslError(f"{path}: damaged NIfTI header ({_one_line(error)})") from error
+        _check_size(path, header, size)
+        return header
+    raise MrsslError(f"{path}: not a NIfTI file (it has no NIfTI header)")
+
+
+def _check_size(path: str | Path, header, file_size: int) -> None:
+    shape = [int(n) for n in header.get_data_shape()]
+    dtype = header.get_data_dtype()
+    if dtype.fields or dtype.kind not in "iuf":
+        raise MrsslError(f"{path}: voxels of type {header.get_value_label('datatype')} are not MRI")
+    if len(shape) < 2 or min(shape) < 1:
+        raise MrsslError(f"{path}: shape {tuple(shape)} is not that of a volume")
+    if np.prod([float(n) for n in shape[:3]]) > MAX_VOXELS:
+        raise MrsslError(f"{path}: shape {tuple(shape)} is larger than can be real")
+    expected = _offset(header) + float(np.prod([float(n) for n in shape])) * dtype.itemsize
+    held = file_size * _MAX_DEFLATE_RATIO if _is_gzip(path) else file_size
+    if expected > held:
+        raise MrsslError(
+            f"{path}: truncated: shape {tuple(shape)} of {dtype} needs {expected:.0f} bytes, "
+            f"the file has {file_size}"
+        )
+
+
+def _canonical_header(path: str | Path, header) -> NiftiHeader:
+    from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
+
+    shape = [int(n) for n in header.get_data_shape()]
+    if any(n > 1 for n in shape[4:]):
+        raise MrsslError(f"{path}: {len(shape)} axes {tuple(shape)}; 3 or 4 are understood")
+    spatial = [*shape[:3], 1][:3]
+    affine, faults = _affine(path, header)
+    try:
+        check_affine(affine)
+    except MrsslError as error:
+        raise MrsslError(f"{path}: {error}") from error
+    transform = ornt_transform(io_orientation(affine), axcodes2ornt("RAS"))
+    canonical_shape, canonical = transformed_geometry(tuple(spatial), affine, transform)
+    count = shape[3] if len(shape) > 3 else 1
+    return NiftiHeader(canonical_shape, canonical, count, transform, faults)
+
+
+def _affine(path: str | Path, header) -> tuple[np.ndarray, tuple[str, ...]]:
+    faults: tuple[str, ...] = ()
+    try:
+        affine = np.array(header.get_best_affine(), dtype=np.float64)
+    except Exception as error:  # a quaternion that is none
+        raise MrsslError(f"{path}: the orientation makes no sense ({_one_line(error)})") from error
+    if not int(header["qform_code"]) and not int(header["sform_code"]):
+        faults = ("no orientation (qform and sform code 0): left and right are a guess",)
+    unit = header.get_xyzt_units()[0]
+    affine[:3] *= _UNIT_TO_MM.get(unit, 1.0)
+    return affine, faults
+
+
+def _read_voxels(path: str | Path, header, index: int) -> np.ndarray:
+    """The volume ``index`` as float32 in the file's axis order, scaled, finite."""
+    shape = [*(int(n) for n in header.get_data_shape()), 1][:3]
+    dtype = header.get_data_dtype()
+    count = int(np.prod(shape))
+    start = _offset(header) + index * count * dtype.itemsize
+    raw = _read_bytes(path, start, count * dtype.itemsize)
+    with np.errstate(over="ignore", invalid="ignore"):
+        array = np.frombuffer(raw, dtype).reshape(shape, order="F").astype(np.float32)
+    slope, intercept = header.get_slope_inter()
+    if slope is not None and (slope, intercept) != (1.0, 0.0):
+        array = array * np.float32(slope) + np.float32(intercept or 0.0)
+    return np.nan_to_num(array, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
+
+
+def _read_bytes(path: str | Path, start: int, length: int) -> bytearray:
+    """``length`` bytes from ``start``; memory grows only as real bytes come in."""
+    data = bytearray()
+    with _open(path) as stream:
+        stream.seek(start)
+        while len(data) < length:
+            chunk = stream.read(min(_CHUNK, length - len(data)))
+            if not chunk:
+                raise EOFError(f"truncated: {len(data)} of {length} bytes")
+            data += chunk
+        stream.read(1)  # at the end of a .gz this checks the checksum
+    return data
+
+
+def _offset(header) -> int:
+    offset = float(header["vox_offset"])
+    return int(offset) if np.isfinite(offset) and offset >= 0 else 0
+
+
+def _is_gzip(path: str | Path) -> bool:
+    return str(path).lower().endswith(".gz")
+
+
+def _open(path: str | Path):
+    return gzip.open(path, "rb") if _is_gzip(path) else open(path, "rb")
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+__all__ = ["NIFTI_SUFFIXES", "NiftiHeader", "is_nifti", "read_nifti", "read_nifti_header"]

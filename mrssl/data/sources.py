@@ -1,0 +1,255 @@
+"""Find volumes on disk, and read any of them by ``(file_name, series)``."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from mrssl.data.dicom_headers import DicomError
+from mrssl.data.dicom_pixels import read_slices
+from mrssl.data.dicom_series import DicomVolume, scan_files, scan_path
+from mrssl.data.nifti import NIFTI_SUFFIXES, is_nifti, read_nifti, read_nifti_header
+from mrssl.errors import MrsslError
+from mrssl.structures.volume import Volume, affine_spacing
+
+#: BIDS subject at the start of a file name.
+_BIDS_SUBJECT = re.compile(r"^(sub-[A-Za-z0-9]+)")
+#: nnU-Net channel number at the end of a case's file name.
+_CHANNEL = re.compile(r"_\d{4}$")
+
+
+@dataclass(frozen=True)
+class VolumeSource:
+    """One volume that can be read, as its header describes it.
+
+    Attributes:
+        path: the file, or the folder whose files are the slices.
+        series: which volume of it; "" where it holds only one.
+        format: "nifti" or "dicom".
+        shape: (D, H, W) as :func:`read_volume` gives it.
+        affine: (4, 4) float64, voxel to RAS+ mm, as :func:`read_volume` gives it.
+        subject: never a name: a digest of PatientID for DICOM, from the file name otherwise.
+        tags: header fields to choose by; none identifies a person.
+        faults: what is doubtful about it, and its consequence.
+    """
+
+    path: str
+    series: str
+    format: str
+    shape: tuple[int, int, int]
+    affine: np.ndarray = field(repr=False)
+    subject: str
+    tags: dict[str, str] = field(default_factory=dict, repr=False)
+    faults: tuple[str, ...] = ()
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """Voxel spacing in mm along (D, H, W)."""
+        return affine_spacing(self.affine)
+
+    def with_subject(self, subject: str) -> VolumeSource:
+        """The same volume, of another subject."""
+        return replace(self, subject=subject)
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A file that holds no usable volume, and why."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class FoundVolumes:
+    """What :func:`find_volumes` found: every file is in one of the two lists."""
+
+    volumes: list[VolumeSource]
+    refused: list[Refused]
+
+
+def find_volumes(root: str | Path, *, subject_pattern: str = "") -> FoundVolumes:
+    """Every volume in a file or under a folder, sorted by path; reads headers only.
+
+    Args:
+        root: a NIfTI file, a DICOM file, or a folder, searched with its sub-folders. Files and
+            folders whose names start with a dot are passed over.
+        subject_pattern: regular expression, searched in the path relative to ``root``; its first
+            group (or the whole match) is the subject. "" = by the format.
+
+    Raises:
+        MrsslError: no such path, or a pattern that is not a regular expression.
+    """
+    root = Path(root)
+    pattern = compile_pattern(subject_pattern)
+    if not root.exists():
+        raise MrsslError(f"{root}: no such file or folder")
+    found = FoundVolumes([], [])
+    base = root if root.is_dir() else root.parent
+    for folder, files in _walk(root):
+        others = []
+        for path in files:
+            if not is_nifti(path):
+                others.append(path)
+                continue
+            try:
+                found.volumes.extend(nifti_sources(path))
+            except MrsslError as error:
+                found.refused.append(Refused(path, str(error).removeprefix(f"{path}: ")))
+        _add_dicom(found, folder, others)
+    if pattern is not None:
+        found.volumes[:] = [_with_subject(v, pattern, base) for v in found.volumes]
+    return found
+
+
+def read_volume(path: str | Path, *, series: str = "", index: int | None = None) -> Volume:
+    """Read one volume, raw intensities, as the source orders its axes.
+
+    NIfTI comes in canonical axes: D, H, W run to patient Right, Anterior, Superior. A DICOM
+    volume comes as (slice, row, column), slices ordered by position along the slice normal.
+    :meth:`Volume.take_slices` makes either ready for display.
+
+    Args:
+        path: a NIfTI file, a DICOM file, or a folder of DICOM files (searched with its
+            sub-folders if it holds none itself).
+        series: which volume, where there are several: :attr:`VolumeSource.series`.
+        index: which volume of a 4-D NIfTI file; the same as ``series=str(index)``.
+
+    Raises:
+        MrsslError: nothing readable there, or an ambiguous or unknown ``series``.
+    """
+    path = Path(path)
+    if is_nifti(path) and not path.is_dir():
+        if index is None and series:
+            index = _series_index(path, series)
+        return read_nifti(path, index)
+    if not path.exists():
+        raise MrsslError(f"{path}: no such file or folder")
+    volume = _choose(path, series)
+    return Volume(read_slices(volume.slices), volume.affine)
+
+
+def nifti_sources(path: str) -> list[VolumeSource]:
+    """The volumes of one NIfTI file: one, or each of a 4-D file's."""
+    header = read_nifti_header(path)
+    names = [""] if header.num_volumes == 1 else [str(i) for i in range(header.num_volumes)]
+    subject = subject_of_file(path)
+    return [
+        VolumeSource(
+            path, name, "nifti", header.shape, header.affine, subject, faults=header.faults
+        )
+        for name in names
+    ]
+
+
+def subject_of_file(path: str | Path) -> str:
+    """The subject a file name speaks of: BIDS ``sub-...``, else the name without channel."""
+    name = Path(path).name
+    for suffix in sorted(NIFTI_SUFFIXES, key=len, reverse=True):
+        if name.lower().endswith(suffix):
+            name = name[: -len(suffix)]
+            break
+    match = _BIDS_SUBJECT.match(name)
+    return match.group(1) if match else _CHANNEL.sub("", name)
+
+
+def compile_pattern(pattern: str) -> re.Pattern[str] | None:
+    """A subject pattern, compiled; None for "".
+
+    Raises:
+        MrsslError: not a regular expression.
+    """
+    try:
+        return re.compile(pattern) if pattern else None
+    except re.error as error:
+        raise MrsslError(f"subject pattern {pattern!r}: {error}") from error
+
+
+def _with_subject(source: VolumeSource, pattern: re.Pattern[str], base: Path) -> VolumeSource:
+    relative = os.path.relpath(source.path, base)
+    match = pattern.search(Path(relative).as_posix())
+    if match is None:
+        raise MrsslError(f"{source.path}: no subject in it by the pattern {pattern.pattern!r}")
+    return source.with_subject(match.group(1 if pattern.groups else 0))
+
+
+def _walk(root: Path) -> Iterable[tuple[str, list[str]]]:
+    if not root.is_dir():
+        yield str(root), [str(root)]
+        return
+    for folder, folders, files in os.walk(root):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        names = sorted(name for name in files if not name.startswith("."))
+        yield folder, [os.path.join(folder, name) for name in names]
+
+
+def _add_dicom(found: FoundVolumes, folder: str, paths: list[str]) -> None:
+    """Group one folder's files; a multi-frame file is a source of its own."""
+    if not paths:
+        return
+    scan = scan_path(folder)
+    found.refused.extend(Refused(path, reason) for path, reason in scan.refused)
+    homes: defaultdict[str, list[DicomVolume]] = defaultdict(list)
+    for volume in scan.volumes:
+        files = {item.path for item in volume.slices}
+        homes[files.pop() if len(files) == 1 else folder].append(volume)
+    for home, volumes in homes.items():
+        several = len(scan_path(home).volumes) > 1
+        for volume in volumes:
+            first = volume.slices[0]
+            found.volumes.append(
+                VolumeSource(
+                    home,
+                    volume.key if several else "",
+                    "dicom",
+                    volume.shape,
+                    volume.affine,
+                    first.subject or Path(folder).name,
+                    first.tags,
+                    volume.faults,
+                )
+            )
+
+
+def _choose(path: Path, series: str) -> DicomVolume:
+    scan = scan_path(path)
+    if not scan.volumes and path.is_dir():
+        scan = scan_files(file for _, files in _walk(path) for file in files)
+    if not scan.volumes:
+        if not scan.refused:
+            raise DicomError(f"{path}: no files in it")
+        file, reason = scan.refused[0]
+        more = f" (and {len(scan.refused) - 1} more files)" if len(scan.refused) > 1 else ""
+        raise DicomError(f"{file}: {reason}{more}")
+    if not series and len(scan.volumes) == 1:
+        return scan.volumes[0]
+    for volume in scan.volumes:
+        if series and volume.key == series:
+            return volume
+    keys = ", ".join(volume.key for volume in scan.volumes)
+    wanted = f"no series {series!r}" if series else f"{len(scan.volumes)} volumes; say which"
+    raise DicomError(f"{path}: {wanted}: {keys}")
+
+
+def _series_index(path: Path, series: str) -> int:
+    if not series.isdecimal():
+        raise MrsslError(f"{path}: volume {series!r} is not a number")
+    return int(series)
+
+
+__all__ = [
+    "FoundVolumes",
+    "Refused",
+    "VolumeSource",
+    "compile_pattern",
+    "find_volumes",
+    "nifti_sources",
+    "read_volume",
+    "subject_of_file",
+]
