@@ -1,0 +1,181 @@
+"""Turn a checkpoint into one that a stock Detectron2 or torchvision program loads by itself.
+
+The pretext's heads, the optimiser and all other state of training are left out; the provenance
+stays. Beside an export for Detectron2 goes a configuration with stock keys only, which builds the
+matching model in a program that does not know ``mrssl``.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from torch import Tensor
+
+from mrssl.checkpoint.groups import (
+    GROUPS,
+    PREDICTORS,
+    by_group,
+    format_table,
+    group_of,
+    groups_of_scope,
+)
+from mrssl.checkpoint.io import CheckpointError, load_checkpoint, replacing, save_checkpoint
+from mrssl.checkpoint.names import NAMINGS, Naming, is_stock, to_torchvision
+from mrssl.checkpoint.provenance import Provenance
+from mrssl.errors import MrsslError
+
+_COUNTER = ".num_batches_tracked"
+_SUFFIXES = (".pth", ".pt")  # Detectron2 reads others (.pkl, .pyth) by other means
+# Heads that stock Detectron2 does not know, by what stands in for them there.
+_STOCK_NAMES = {"ROI_HEADS": "StandardROIHeads", "ROI_MASK_HEAD": "MaskRCNNConvUpsampleHead"}
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What an export holds and what it leaves out; ``str()`` gives a table.
+
+    Attributes:
+        output: the file written.
+        config: the configuration written beside it, or None.
+        to: the naming of the file.
+        kept: names of tensors in the file, by group, in Detectron2's naming.
+        dropped: names of tensors left out, likewise.
+        notes: further things worth knowing, one a line.
+    """
+
+    output: Path
+    config: Path | None
+    to: Naming
+    kept: dict[str, list[str]]
+    dropped: dict[str, list[str]]
+    notes: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        """A table of numbers of tensors by group, the notes, and the files written."""
+        rows = [
+            (group, len(self.kept.get(group, ())), len(self.dropped.get(group, ())))
+            for group in GROUPS
+            if group in self.kept or group in self.dropped
+        ]
+        rows.append(("all", sum(row[1] for row in rows), sum(row[2] for row in rows)))
+        lines = [format_table(("group", "kept", "dropped"), rows)]
+        lines += [f"note: {note}" for note in self.notes]
+        lines.append(f"wrote {self.output} (names of {self.to})")
+        if self.config is not None:
+            lines.append(f"wrote {self.config} (builds the model in stock Detectron2)")
+        return "\n".join(lines)
+
+
+def export_checkpoint(
+    checkpoint: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    to: Naming,
+    scope: str = "detector",
+    predictors: bool = True,
+    allow_pickle: bool = False,
+) -> ExportReport:
+    """Export ``checkpoint`` to ``output``, read it back and compare it bit for bit.
+
+    The file is ``{"model": tensors in the naming asked for, "mrssl": provenance}``. A backbone in
+    torchvision's naming loads into ``torchvision.models.resnet18`` and its kin once
+    ``backbone.body.`` is cut off the names.
+
+    Args:
+        checkpoint: a file that :func:`~mrssl.checkpoint.io.load_checkpoint` reads.
+        output: the file to write, ending in ``.pth`` or ``.pt``.
+        to: "detectron2" or "torchvision".
+        scope: "backbone", "fpn", "rpn" or "detector"; each contains the one before.
+        predictors: keep what predicts per class; without them a program with other classes loads
+            the file without a mismatch.
+        allow_pickle: as for :func:`~mrssl.checkpoint.io.load_checkpoint`; unsafe.
+
+    Raises:
+        MrsslError: a file cannot be read or written, or nothing of the scope is in it.
+    """
+    source, output = Path(checkpoint), Path(output)
+    if to not in NAMINGS:
+        raise MrsslError(f"to {to!r}: one of {', '.join(get_args(Naming))} is meant")
+    if output.suffix not in _SUFFIXES:
+        raise CheckpointError(f"{output}: the name must end in {' or '.join(_SUFFIXES)}")
+    loaded = load_checkpoint(source, allow_pickle=allow_pickle)
+    if output.exists() and output.samefile(source):
+        raise CheckpointError(f"{output}: is the checkpoint itself; export to another file")
+    provenance = Provenance.from_dict(loaded.get("mrssl", {}))
+    kept, notes = _select(loaded["model"], scope, predictors)
+    if to == "torchvision" and _strides_in_1x1(provenance):
+        notes.append("the bottlenecks stride in their 1x1 convolution, torchvision's in the 3x3")
+    if not kept:
+        raise CheckpointError(f"{source}: nothing in it belongs to scope {scope!r}")
+
+    try:
+        state = to_torchvision(kept) if to == "torchvision" else kept
+    except MrsslError as error:
+        raise CheckpointError(f"{source}: {error}") from error
+    exported: dict[str, Any] = {"model": state}
+    if "mrssl" in loaded:
+        exported["mrssl"] = provenance.to_dict()
+    save_checkpoint(output, exported, verify=True)
+    config = _write_config(output, provenance) if to == "detectron2" else None
+    dropped = [n for n in loaded["model"] if n not in kept and not n.endswith(_COUNTER)]
+    return ExportReport(output, config, to, by_group(kept), by_group(dropped), tuple(notes))
+
+
+def _select(
+    state: dict[str, Tensor], scope: str, predictors: bool
+) -> tuple[dict[str, Tensor], list[str]]:
+    """The tensors of ``scope`` that the stock model has, and remarks about those it has not."""
+    groups = set(groups_of_scope(scope))
+    notes = []
+    if any(group_of(n) == "mask_head" and not is_stock(n) for n in state):
+        # what it shares with the stock head by name, it does not share by shape
+        groups -= {"mask_head", "mask_predictor"}
+        notes.append("the mask head is not the stock one and was dropped: it will be new")
+    if not predictors:
+        groups -= PREDICTORS
+    kept = {
+        # The counters would be unknown to a frozen normalisation, and no other needs them.
+        n: tensor
+        for n, tensor in state.items()
+        if group_of(n) in groups and is_stock(n) and not n.endswith(_COUNTER)
+    }
+    return kept, notes
+
+
+def _strides_in_1x1(provenance: Provenance) -> bool:
+    model = provenance.model_config.get("MODEL")
+    resnets = model.get("RESNETS") if isinstance(model, dict) else None
+    if not isinstance(resnets, dict) or (provenance.backbone_depth or 0) < 50:
+        return False
+    return bool(resnets.get("STRIDE_IN_1X1", False))
+
+
+def stock_config(provenance: Provenance) -> dict[str, Any] | None:
+    """A configuration that stock Detectron2 builds the model from; None if none is recorded."""
+    if not isinstance(provenance.model_config.get("MODEL"), dict):
+        return None
+    config = {"VERSION": 2, **copy.deepcopy(provenance.model_config)}
+    for node, stock in _STOCK_NAMES.items():
+        if isinstance(config["MODEL"].get(node), dict):
+            config["MODEL"][node]["NAME"] = stock
+    return config
+
+
+def _write_config(output: Path, provenance: Provenance) -> Path | None:
+    config = stock_config(provenance)
+    if config is None:
+        return None
+    path = output.with_suffix(".yaml")
+    text = (
+        "# Stock Detectron2's configuration of the model in the checkpoint beside this file:\n"
+        f"# set MODEL.WEIGHTS to the path of {output.name}.\n"
+        + yaml.safe_dump(config, sort_keys=False, default_flow_style=None)
+    )
+    with replacing(path) as file:
+        file.write(text.encode())
+    return path

@@ -1,0 +1,67 @@
+"""The parts of a detector that are loaded, reported and exported as one, by Detectron2's names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+from tabulate import tabulate
+
+from mrssl.errors import MrsslError
+
+Scope = Literal["backbone", "fpn", "rpn", "detector"]
+
+# The first prefix that fits decides. mask_head.deconv does not depend on the classes.
+_PREFIXES: tuple[tuple[str, str], ...] = (
+    ("backbone.bottom_up.", "backbone"),
+    ("backbone.fpn_", "fpn"),
+    ("proposal_generator.", "rpn"),
+    ("roi_heads.box_head.", "box_head"),
+    ("roi_heads.box_predictor.", "box_predictor"),
+    ("roi_heads.mask_head.predictor.", "mask_predictor"),
+    ("roi_heads.mask_head.", "mask_head"),
+    ("roi_heads.distortion_branch.type_head.", "type_head"),
+    ("roi_heads.distortion_branch.restoration_head.", "restoration_head"),
+)
+OTHER = "other"
+GROUPS: tuple[str, ...] = (*dict.fromkeys(group for _, group in _PREFIXES), OTHER)
+
+#: What each scope covers: each holds the one before. Predictors are in none where the classes are
+#: new; :mod:`mrssl.checkpoint.transfer` says so.
+SCOPES: dict[str, frozenset[str]] = {
+    "backbone": frozenset(GROUPS[:1]),
+    "fpn": frozenset(GROUPS[:2]),
+    "rpn": frozenset(GROUPS[:3]),
+    "detector": frozenset(GROUPS),
+}
+#: Groups whose shapes depend on the classes.
+PREDICTORS = frozenset(("box_predictor", "mask_predictor"))
+
+
+def group_of(name: str) -> str:
+    """The group of a tensor, by its name in Detectron2's naming; "other" if it is in none."""
+    return next((group for prefix, group in _PREFIXES if name.startswith(prefix)), OTHER)
+
+
+def groups_of_scope(scope: str) -> frozenset[str]:
+    """The groups that ``scope`` covers.
+
+    Raises:
+        MrsslError: there is no such scope.
+    """
+    if scope not in SCOPES:
+        raise MrsslError(f"scope {scope!r}: one of {', '.join(SCOPES)} is meant")
+    return SCOPES[scope]
+
+
+def by_group(names: Iterable[str]) -> dict[str, list[str]]:
+    """Lists of Detectron2's names by group; groups in their order, empty ones left out."""
+    lists: dict[str, list[str]] = {group: [] for group in GROUPS}
+    for name in names:
+        lists[group_of(name)].append(name)
+    return {group: members for group, members in lists.items() if members}
+
+
+def format_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A plain table for a terminal or a log."""
+    return tabulate(rows, headers=header)

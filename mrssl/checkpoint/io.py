@@ -1,0 +1,287 @@
+"""Checkpoint files: tensors and plain types only, written whole or not at all, read without code.
+
+A file is a dictionary: ``"model"`` holds tensors by Detectron2's names, ``"mrssl"`` the
+:class:`~mrssl.checkpoint.provenance.Provenance` as plain types, and whatever else training needs
+to resume (``"optimizer"``, ``"scheduler"``, ``"iteration"``, ...). Stock Detectron2 and torchvision
+programs read ``"model"`` and ignore the rest.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import zipfile
+from collections import Counter, OrderedDict
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mrssl.checkpoint.names import to_detectron2
+from mrssl.checkpoint.provenance import Provenance
+from mrssl.errors import MrsslError
+
+# Exact types: a subclass such as numpy.float64 would be pickled by reference to its own class.
+_SCALARS = (type(None), bool, int, float, str, bytes)
+_MAPPINGS = (dict, OrderedDict, Counter)  # schedulers of torch keep their milestones in a Counter
+_ARCHIVE_MAGIC = b"PK\x03\x04"
+
+
+class CheckpointError(MrsslError):
+    """A checkpoint file that cannot be read, written or understood; the message names it."""
+
+
+# -- writing --------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
+    """A binary file that takes the place of ``path`` when the block ends without an exception.
+
+    It is written beside ``path`` under a temporary name, flushed to the disk and renamed, so that
+    ``path`` is at every moment the old file or the new one. After an exception the old file is
+    untouched and the temporary one is gone.
+
+    Raises:
+        CheckpointError: the folder or the file cannot be written.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be written ({error.strerror or error})") from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    # Makes the rename itself durable; not every system lets a folder be opened for that.
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def save_checkpoint(
+    path: str | os.PathLike[str], checkpoint: Mapping[str, Any], *, verify: bool = False
+) -> None:
+    """Write ``checkpoint`` to ``path``, atomically.
+
+    Args:
+        path: the file; its folder is made if absent.
+        checkpoint: tensors and plain types (None, bool, int, float, str, bytes, lists, tuples,
+            dictionaries) in any nesting. Numpy scalars become Python's.
+        verify: read the file back, before it takes its name, and compare it bit for bit.
+
+    Raises:
+        TypeError: something else is in it; the message says where. Nothing is written.
+        CheckpointError: the file cannot be written, or does not read back as it was.
+    """
+    plain = {key: _plain(value, str(key)) for key, value in checkpoint.items()}
+    with replacing(path) as file:
+        try:
+            torch.save(plain, file)
+        except RuntimeError as error:  # torch's archive writer: a full disk among others
+            raise CheckpointError(f"{path}: cannot be written ({_first_line(error)})") from error
+        if verify:
+            file.flush()
+            written = torch.load(file.name, map_location="cpu", weights_only=True)
+            if not _same(written, plain):
+                raise CheckpointError(f"{path}: does not read back as it was written")
+
+
+def _plain(value: Any, where: str) -> Any:
+    """``value`` without anything that only code could rebuild."""
+    if type(value) in _SCALARS:
+        return value
+    if isinstance(value, np.generic):
+        return _plain(value.item(), where)
+    if isinstance(value, Tensor):
+        detached = value.detach()
+        if type(detached) is Tensor:
+            return detached
+    elif type(value) in _MAPPINGS:
+        # type(value)() rather than a dictionary: torch's own loaders call a Counter's methods
+        plain = type(value)()
+        for key, item in value.items():
+            plain[_plain(key, where)] = _plain(item, f"{where}.{key}")
+        return plain
+    elif type(value) in (list, tuple, torch.Size):
+        items = [_plain(item, f"{where}[{i}]") for i, item in enumerate(value)]
+        return items if type(value) is list else tuple(items)
+    raise TypeError(
+        f"checkpoint entry {where} is a {type(value).__module__}.{type(value).__qualname__}; "
+        "only tensors and plain types can be saved"
+    )
+
+
+def _same(a: Any, b: Any) -> bool:
+    """Equal, and tensors equal in every bit (a NaN equals itself)."""
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return a.dtype == b.dtype and a.shape == b.shape and torch.equal(_bytes(a), _bytes(b))
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
+        return a.keys() == b.keys() and all(_same(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple) and isinstance(b, list | tuple):
+        return len(a) == len(b) and all(_same(x, y) for x, y in zip(a, b, strict=True))
+    return type(a) is type(b) and (a == b or a != a)
+
+
+def _bytes(tensor: Tensor) -> Tensor:
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+
+
+# -- reading --------------------------------------------------------------------------------------
+
+
+def load_checkpoint(path: str | os.PathLike[str], *, allow_pickle: bool = False) -> dict[str, Any]:
+    """Read a checkpoint of this package, of stock Detectron2 or of torchvision, to the CPU.
+
+    A bare state dictionary is taken as ``{"model": state}``. The naming is told by the names
+    themselves; a torchvision ResNet alone (as for ImageNet) becomes a backbone, its classifier is
+    left out. Nothing in the file is executed, unless ``allow_pickle`` says so.
+
+    Args:
+        path: the file.
+        allow_pickle: read a Detectron2 ``.pkl`` too. UNSAFE: a pickle can run any program while it
+            is read. For files from a source that you would run a program from.
+
+    Returns:
+        The file's dictionary, ``"model"`` in Detectron2's names; ``"mrssl"``, if present, is
+        known to be a valid provenance.
+
+    Raises:
+        CheckpointError: the file is missing, truncated, not a checkpoint, holds code, or its
+            names are of neither naming.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"{path}: {'is not a file' if path.exists() else 'no such file'}")
+    loaded = _unpickle(path, allow=allow_pickle) if path.suffix == ".pkl" else _load(path)
+    if not isinstance(loaded, dict):
+        raise CheckpointError(f"{path}: holds a {type(loaded).__name__}, not a state dictionary")
+    if not isinstance(loaded.get("model"), dict):
+        loaded = {"model": loaded}
+    try:
+        loaded["model"] = _canonical(_checked(loaded["model"]))
+        if "mrssl" in loaded:
+            Provenance.from_dict(loaded["mrssl"])
+    except MrsslError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    return loaded
+
+
+def _load(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(f"{path}: {_why_refused(path, error)}") from error
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except Exception as error:  # a damaged file makes torch and pickle raise nearly anything
+        raise CheckpointError(f"{path}: {_why_damaged(path)}") from error
+
+
+def _why_refused(path: Path, error: Exception) -> str:
+    text = str(error)
+    if "GLOBAL" in text or "global" in text:
+        return (
+            "refused: holds Python objects that would run code when read; "
+            "only tensors and plain types are read"
+        )
+    return _why_damaged(path)
+
+
+def _why_damaged(path: Path) -> str:
+    with open(path, "rb") as file:
+        magic = file.read(len(_ARCHIVE_MAGIC))
+    if magic == _ARCHIVE_MAGIC and not zipfile.is_zipfile(path):
+        return "a truncated checkpoint"
+    return "a damaged checkpoint" if magic == _ARCHIVE_MAGIC else "not a PyTorch checkpoint"
+
+
+def _unpickle(path: Path, *, allow: bool) -> Any:
+    if not allow:
+        raise CheckpointError(
+            f"{path}: a pickle can run code when it is read; allow it explicitly "
+            "(allow_pickle) only if you trust where it comes from"
+        )
+    try:
+        with open(path, "rb") as file:
+            loaded = pickle.load(file, encoding="latin1")
+    except Exception as error:
+        raise CheckpointError(f"{path}: not a readable pickle ({_first_line(error)})") from error
+    if isinstance(loaded, dict) and isinstance(loaded.get("model"), dict):
+        loaded["model"] = {
+            name: torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+            for name, value in loaded["model"].items()
+        }
+    return loaded
+
+
+def _checked(state: dict[Any, Any]) -> dict[str, Tensor]:
+    """A state of dense CPU tensors by printable names, without the prefix of a parallel wrapper."""
+    if not state:
+        raise CheckpointError("holds no tensors")
+    for name, tensor in state.items():
+        if not (isinstance(name, str) and name.isprintable()):
+            raise CheckpointError(f"the state holds an entry that is not a name: {name!a}")
+        if not isinstance(tensor, Tensor):
+            raise CheckpointError(f"{name} is a {type(tensor).__name__}, not a tensor")
+        # a view with stride 0 can claim more elements than any memory holds
+        if (
+            tensor.layout is not torch.strided
+            or tensor.device.type != "cpu"
+            or tensor.nbytes > tensor.untyped_storage().nbytes()
+        ):
+            raise CheckpointError(f"{name} is not an ordinary dense tensor")
+    if all(name.startswith("module.") for name in state):
+        return {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    return dict(state)
+
+
+# -- which naming ---------------------------------------------------------------------------------
+
+_DETECTRON2 = ("backbone.bottom_up.", "backbone.fpn_", "proposal_generator.")
+_TORCHVISION = ("backbone.body.", "backbone.fpn.", "rpn.head.", "roi_heads.mask_predictor.")
+# What stands in old files and in no model's state today.
+_OBSOLETE = ("proposal_generator.anchor_generator.cell_anchors.", "pixel_mean", "pixel_std")
+
+
+def _canonical(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """``state`` in Detectron2's names, from either naming or from a bare ResNet of either."""
+    if "layer1.0.conv1.weight" in state:
+        state = {
+            f"backbone.body.{name}": tensor
+            for name, tensor in state.items()
+            if not name.startswith("fc.")
+        }
+    elif "res2.0.conv1.weight" in state:
+        state = {f"backbone.bottom_up.{name}": tensor for name, tensor in state.items()}
+    state = {name: tensor for name, tensor in state.items() if not name.startswith(_OBSOLETE)}
+    detectron2 = any(name.startswith(_DETECTRON2) for name in state)
+    torchvision = any(name.startswith(_TORCHVISION) for name in state)
+    if detectron2 == torchvision:
+        which = "both" if detectron2 else "neither"
+        raise CheckpointError(
+            f"its names are {which} Detectron2's and torchvision's Mask R-CNN on a ResNet-FPN "
+            f"(the first is {next(iter(state), None)!a})"
+        )
+    return to_detectron2(state) if torchvision else state
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
