@@ -1,11 +1,15 @@
 """Local distortions of MRI slices: where they go, what they do, and what is written down."""
 
 from mrssl.distortions import (  # importing a module registers its types
+    bias,
+    geometry,
     information_loss,
     intensity,
     kspace,
     noise,
     rearrangement,
+    resolution,
+    transplant,
 )
 from mrssl.distortions.base import (
     DISTORTION_REGISTRY,
@@ -29,8 +33,10 @@ __all__ = [
     "Region",
     "RegionSampler",
     "Stage",
+    "bias",
     "build_distortions",
     "foreground_of",
+    "geometry",
     "information_loss",
     "intensity",
     "kspace",
@@ -38,4 +44,6 @@ __all__ = [
     "rearrangement",
     "registered_names",
     "replay",
+    "resolution",
+    "transplant",
 ]

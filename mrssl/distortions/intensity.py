@@ -10,11 +10,14 @@ from mrssl.distortions.base import (
     DistortionContext,
     Params,
     Stage,
+    draw_sign,
 )
+from mrssl.distortions.transplant import draw_places, farthest_patch
 
 #: Intensities at which an intensity curve is tabulated.
 _TABLE = 256
 _GRID = np.linspace(0, 1, _TABLE)
+_COARSE = np.linspace(0, 1, 16)
 
 
 def bezier(controls: np.ndarray, t: np.ndarray) -> np.ndarray:
@@ -41,7 +44,7 @@ class IntensityCurve(Distortion):
     curves are made monotonic by sorting the control points' coordinates. Falling curves are
     :class:`ContrastInversion`. Of a few curves drawn, the one farthest from the identity is taken.
 
-    Severity: the curve's weight, ``(1 - severity) * v + severity * curve(v)``.
+    Severity: the curve's weight w, its square root: ``(1 - w) * v + w * curve(v)``.
     """
 
     name = "intensity_curve"
@@ -49,16 +52,96 @@ class IntensityCurve(Distortion):
 
     def _sample(self, rng: np.random.Generator, shape: tuple[int, int], severity: float) -> Params:
         monotonic = bool(rng.random() < 0.5)
-        draws = rng.random((4, 2, 2))
+        draws = rng.random((8, 2, 2))
         if monotonic:
             draws.sort(axis=1)
-        # The area between curve and diagonal is governed by the controls' distance from it.
-        farthest = np.abs(draws[..., 1] - draws[..., 0]).sum(axis=1).argmax()
-        controls = np.rint(draws[farthest] * 1e6) / 1e6
-        return {"controls": controls.tolist(), "monotonic": monotonic, "weight": severity}
+        curves = np.stack([bezier(controls, _COARSE) for controls in draws])
+        farthest = np.abs(curves[..., 1] - curves[..., 0]).mean(axis=1).argmax()
+        return {
+            "controls": draws[farthest].tolist(),
+            "monotonic": monotonic,
+            "weight": severity**0.5,
+        }
 
     def _apply(self, patch: np.ndarray, params: Params, context: DistortionContext) -> np.ndarray:
         x, y = bezier(np.asarray(params["controls"]), _GRID).T
         weight = params["weight"]
         table = ((1 - weight) * _GRID + weight * np.interp(_GRID, x, y)).astype(np.float32)
         return np.interp(patch.ravel(), _GRID, table).astype(np.float32).reshape(patch.shape)
+
+
+@DISTORTION_REGISTRY.register()
+class Gamma(Distortion):
+    """``v ** gamma``: dark tissue is darkened or brightened more than bright tissue.
+
+    Severity: ``gamma = 3 ** severity`` or its inverse, with equal chance.
+    """
+
+    name = "gamma"
+    stage = Stage.CONTRAST
+
+    def _sample(self, rng: np.random.Generator, shape: tuple[int, int], severity: float) -> Params:
+        return {"gamma": float(3.0 ** (severity * draw_sign(rng)))}
+
+    def _apply(self, patch: np.ndarray, params: Params, context: DistortionContext) -> np.ndarray:
+        return np.power(patch, np.float32(params["gamma"]))
+
+
+@DISTORTION_REGISTRY.register()
+class ContrastInversion(Distortion):
+    """Bright becomes dark: ``v' = low + high - v`` between the patch's own extremes.
+
+    Models Genesis' falling intensity curves, the straight one of them.
+
+    Severity: the inverted image's weight, ``0.6 + 0.4 * severity``; at a half, nothing but a flat
+    grey would be left.
+    """
+
+    name = "contrast_inversion"
+    stage = Stage.CONTRAST
+
+    def _sample(self, rng: np.random.Generator, shape: tuple[int, int], severity: float) -> Params:
+        return {"weight": 0.6 + 0.4 * severity}
+
+    def _apply(self, patch: np.ndarray, params: Params, context: DistortionContext) -> np.ndarray:
+        weight = np.float32(params["weight"])
+        return patch * (1 - 2 * weight) + weight * (patch.min() + patch.max())
+
+
+@DISTORTION_REGISTRY.register()
+class HistogramTransfer(Distortion):
+    """The region takes over the histogram of a patch of elsewhere, its structure stays.
+
+    Quantiles are matched, ``v' = Q_other(F_patch(v))`` (Nyul and Udupa, Magnetic Resonance in
+    Medicine 1999, with every quantile a landmark). The other patch lies in the donor slice, else in
+    the slice itself; of a few places the one that differs most is taken.
+
+    Severity: the matched image's weight, its square root.
+    """
+
+    name = "histogram_transfer"
+    stage = Stage.CONTRAST
+
+    def _sample(self, rng: np.random.Generator, shape: tuple[int, int], severity: float) -> Params:
+        return {"places": draw_places(rng), "weight": severity**0.5}
+
+    def _apply(self, patch: np.ndarray, params: Params, context: DistortionContext) -> np.ndarray:
+        other = farthest_patch(patch, context.source, params["places"])
+        own, target = _quantiles(patch), _quantiles(other)
+        # Equal quantiles (a flat background) are one value; it goes to the middle of its targets.
+        own, first, count = np.unique(own, return_index=True, return_counts=True)
+        target = np.add.reduceat(target, first) / count
+        matched = np.interp(patch.ravel(), own, target).astype(np.float32).reshape(patch.shape)
+        weight = np.float32(params["weight"])
+        return patch + weight * (matched - patch)
+
+
+#: Quantiles are read from about this many pixels.
+_QUANTILE_PIXELS = 1024
+
+
+def _quantiles(patch: np.ndarray) -> np.ndarray:
+    """64 quantiles of the middle channel, from 0 to 1; float64 (64,)."""
+    values = patch[patch.shape[0] // 2].ravel()
+    values = np.sort(values[:: max(1, values.size // _QUANTILE_PIXELS)]).astype(np.float64)
+    return values[np.rint(np.linspace(0, values.size - 1, 64)).astype(int)]

@@ -7,6 +7,7 @@ Convention: ``k = fft(image)``, DC at index 0, forward transform unscaled.
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 from scipy import fft
 
@@ -16,6 +17,9 @@ from mrssl.distortions.base import (
     DistortionContext,
     Params,
     Stage,
+    draw_seed,
+    draw_sign,
+    generator,
 )
 
 
@@ -46,11 +50,12 @@ class Ghosting(Distortion):
     """Copies of the region, displaced along the phase-encoding axis, by a periodic motion.
 
     Motion or flow of a period of ``period`` lines modulates the signal from line to line; a
-    modulation ``1 + 2 a cos(2 pi j / period + phase)`` of line j gives two ghosts of amplitude a
+    modulation ``1 + 2 a sin(2 pi j / period + phase)`` of line j gives two ghosts of amplitude a
     displaced by +- N / period pixels, N lines in all (Wood and Henkelman, "MR image artifacts from
-    periodic motion", Medical Physics 1985).
+    periodic motion", Medical Physics 1985). The phase stays near 0 or pi, so that the line of the
+    mean brightness is hardly touched: ghosts, not a change of contrast, are the sign.
 
-    Severity: ghost amplitude ``0.7 * severity`` of the original.
+    Severity: ghost amplitude ``0.8 * severity`` of the original.
     """
 
     name = "ghosting"
@@ -60,15 +65,15 @@ class Ghosting(Distortion):
         return {
             "axis": draw_axis(rng),
             "period": float(rng.uniform(2.5, 6.0)),
-            "phase": float(rng.uniform(0, 2 * np.pi)),
-            "intensity": 0.7 * severity,
+            "phase": float(rng.uniform(-0.3, 0.3)) + (np.pi if rng.random() < 0.5 else 0.0),
+            "intensity": 0.8 * severity,
         }
 
     @staticmethod
     def gain(length: int, params: Params) -> np.ndarray:
         """Gain of each k-space line; float64 (length,)."""
         angle = 2 * np.pi * np.arange(length) / params["period"] + params["phase"]
-        return 1 + 2 * params["intensity"] * np.cos(angle)
+        return 1 + 2 * params["intensity"] * np.sin(angle)
 
     def _apply(self, patch: np.ndarray, params: Params, context: DistortionContext) -> np.ndarray:
         axis = params["axis"]
@@ -76,51 +81,173 @@ class Ghosting(Distortion):
 
 
 @DISTORTION_REGISTRY.register()
-class LowResolution(Distortion):
-    """The region as if acquired with larger voxels, shown voxel by voxel.
+class Aliasing(Distortion):
+    """Fold-over: the field of view is too small along the phase-encoding axis.
 
-    All but the central k-space is cropped away and the rest goes back to a smaller image, the way
-    a scanner of that matrix size would sample it; then each large voxel is shown as it is (nearest
-    neighbour), which tells it from a blur.
+    Acquiring every R-th line only sums R copies of the image, displaced by N / R pixels
+    (undersampling; Heid et al. 1997 on its removal). The other lines are weakened, not always
+    dropped, as after an imperfect unfolding.
 
-    Severity: the factor between the voxel sides, ``1 + 4 * severity``, per axis with a share
-    drawn; the coarse matrix has at least 3 voxels a side.
+    Severity: the share taken from the lines between, all of it at 1; R is 2 or 3.
     """
 
-    name = "low_resolution"
+    name = "aliasing"
     stage = Stage.ACQUISITION
 
     def _sample(self, rng: np.random.Generator, shape: tuple[int, int], severity: float) -> Params:
-        factor = 1 + 4 * severity
-        # One axis takes the whole factor, the other at least half of its logarithm.
-        factors = [factor, factor ** float(rng.uniform(0.5, 1.0))]
-        if rng.random() < 0.5:
-            factors.reverse()
-        matrix = [min(max(3, round(s / f)), s) for s, f in zip(shape, factors, strict=True)]
-        return {"matrix": matrix}
+        return {
+            "axis": draw_axis(rng),
+            "factor": int(rng.integers(2, 4)),
+            "weakening": severity,
+        }
+
+    @staticmethod
+    def gain(length: int, params: Params) -> np.ndarray:
+        """Gain of each k-space line; float64 (length,)."""
+        kept = np.arange(length) % params["factor"] == 0
+        return np.where(kept, 1.0, 1.0 - params["weakening"])
 
     def _apply(self, patch: np.ndarray, params: Params, context: DistortionContext) -> np.ndarray:
-        coarse = crop_kspace(patch, params["matrix"])
-        (rows, cols), (h, w) = params["matrix"], patch.shape[1:]
-        y, x = np.arange(h) * rows // h, np.arange(w) * cols // w
-        return coarse[:, y[:, None], x[None, :]]
+        axis = params["axis"]
+        return modulate_lines(patch, self.gain(patch.shape[axis], params), axis)
 
 
-def crop_kspace(patch: np.ndarray, matrix: tuple[int, int]) -> np.ndarray:
-    """Keep the central ``matrix`` of k-space and go back to a magnitude image of that size.
+@DISTORTION_REGISTRY.register()
+class Motion(Distortion):
+    """Rigid motion between the lines of one acquisition.
 
-    Coefficients k of both images agree for ``|k| < matrix / 2`` up to the factor of the pixel
-    counts, and so does the mean.
+    Lines are acquired in order; at a few moments the patient moves, and the lines from then on
+    are those of the moved image (Shaw et al., "MRI k-space motion artefact augmentation", MIDL
+    2019). The lines around DC keep the first pose, so that the artefact is ghosting and blur and
+    not a mere displacement.
 
-    Args:
-        patch: float32 (C, h, w).
-        matrix: (rows, cols) kept, at most (h, w).
-
-    Returns:
-        float32 (C, rows, cols), at least 0.
+    Severity: rotations up to ``12 * severity`` degrees and displacements up to a tenth of the side
+    times severity; each is at least half of that.
     """
-    (_, h, w), (rows, cols) = patch.shape, matrix
-    k = fft.rfft2(patch)
-    k = np.concatenate([k[:, : (rows + 1) // 2], k[:, h - rows // 2 :]], axis=1)
-    small = fft.irfft2(k[:, :, : cols // 2 + 1], s=(rows, cols))
-    return np.abs(small) * np.float32(rows * cols / (h * w))
+
+    name = "motion"
+    stage = Stage.ACQUISITION
+
+    def _sample(self, rng: np.random.Generator, shape: tuple[int, int], severity: float) -> Params:
+        axis = draw_axis(rng)
+        length = shape[axis]
+        events = []
+        # Before the centre and after it: (first line, end, degrees, dy, dx) in centred order.
+        for start, end in ((0.0, rng.uniform(0.38, 0.47)), (rng.uniform(0.53, 0.62), 1.0)):
+            scale = severity * rng.uniform(0.5, 1.0, 3)
+            degrees = 12.0 * scale[0] * draw_sign(rng)
+            dy, dx = (
+                0.1 * part * side * draw_sign(rng)
+                for part, side in zip(scale[1:], shape, strict=True)
+            )
+            first, last = round(start * length), round(end * length)
+            events.append([first, last, float(degrees), float(dy), float(dx)])
+        return {"axis": axis, "events": events}
+
+    @staticmethod
+    def lines(patch: np.ndarray, params: Params) -> np.ndarray:
+        """The lines acquired; complex64 (C, h, w), transformed along the axis, DC first."""
+        axis = params["axis"]
+        length = patch.shape[axis]
+        lines = fft.fft(patch, axis=axis)
+        for first, last, degrees, dy, dx in params["events"]:
+            moved = fft.fft(move(patch, degrees, dy, dx), axis=axis)
+            chosen = (np.arange(first, last) - length // 2) % length
+            index = (slice(None), chosen) if axis == -2 else (..., chosen)
+            lines[index] = moved[index]
+        return lines
+
+    def _apply(self, patch: np.ndarray, params: Params, context: DistortionContext) -> np.ndarray:
+        lines = self.lines(patch, params)
+        return np.abs(fft.ifft(lines, axis=params["axis"], overwrite_x=True))
+
+
+def move(patch: np.ndarray, degrees: float, dy: float, dx: float) -> np.ndarray:
+    """Rotate about the centre and displace, in pixels; mirrored at the border; (C, h, w)."""
+    _, h, w = patch.shape
+    matrix = cv2.getRotationMatrix2D(((w - 1) / 2, (h - 1) / 2), degrees, 1.0)
+    matrix[:, 2] += dx, dy
+    out = np.empty_like(patch)
+    for source, target in zip(patch, out, strict=True):
+        cv2.warpAffine(source, matrix, (w, h), dst=target, borderMode=cv2.BORDER_REFLECT_101)
+    return out
+
+
+@DISTORTION_REGISTRY.register()
+class KspaceSpikes(Distortion):
+    """Spikes in k-space: stripes over the whole region (herringbone).
+
+    A discharge adds one large sample at (v, u). Its inverse transform is a plane wave, so it is
+    added in closed form, together with the mirrored sample that keeps the image real: a sample of
+    ``I * |K(0)|``, with ``K(0)`` the DC of the patch, adds
+    ``2 I mean(patch) cos(2 pi (v y / h + u x / w) + phase)``.
+
+    Severity: I = ``0.4 * severity`` for each of one to three spikes, no lower than at a tenth
+    of the mean brightness of 1.
+    """
+
+    name = "kspace_spikes"
+    stage = Stage.ACQUISITION
+
+    def _sample(self, rng: np.random.Generator, shape: tuple[int, int], severity: float) -> Params:
+        spikes = []
+        for _ in range(int(rng.integers(1, 4))):
+            angle = rng.uniform(-np.pi / 2, np.pi / 2)
+            reach = rng.uniform(0.15, 0.35)  # cycles a pixel
+            v, u = round(reach * np.sin(angle) * shape[0]), round(reach * np.cos(angle) * shape[1])
+            spikes.append([v, u, float(rng.uniform(0, 2 * np.pi))])
+        return {"intensity": 0.4 * severity, "spikes": spikes}
+
+    def _apply(self, patch: np.ndarray, params: Params, context: DistortionContext) -> np.ndarray:
+        _, h, w = patch.shape
+        y, x = np.arange(h) * (2 * np.pi / h), np.arange(w) * (2 * np.pi / w)
+        wave = np.zeros((h, w), dtype=np.float32)
+        for v, u, phase in params["spikes"]:
+            # cos(a + b) by two outer products instead of a cosine a pixel.
+            a, b = v * y + phase, u * x
+            rows = np.stack([np.cos(a), -np.sin(a)], axis=1).astype(np.float32)
+            wave += rows @ np.stack([np.cos(b), np.sin(b)]).astype(np.float32)
+        level = np.maximum(patch.mean(axis=(1, 2), keepdims=True), np.float32(0.1))
+        return patch + wave * (level * np.float32(2 * params["intensity"]))
+
+
+@DISTORTION_REGISTRY.register()
+class Zipper(Distortion):
+    """Zipper lines: a radio transmitter leaks into the room.
+
+    A tone of one frequency is, in every readout, a complex exponential of constant modulus, hence
+    a point at one place along the readout axis; its phase differs from line to line, so that a
+    dotted line appears across the region, alternating in brightness (Graves and Mitchell, "Body MRI
+    artifacts in clinical practice", JMRI 2013). Several tones, each as wide as its band.
+
+    Severity: amplitude ``0.15 + 0.75 * severity`` in intensities.
+    """
+
+    name = "zipper"
+    stage = Stage.NOISE
+
+    def _sample(self, rng: np.random.Generator, shape: tuple[int, int], severity: float) -> Params:
+        axis = draw_axis(rng)
+        length = shape[axis]
+        width = max(1, round(length / 20))
+        tones = int(rng.integers(3, 6))
+        places = (np.arange(tones) + rng.uniform(0.2, 0.8, tones)) / tones
+        starts = np.minimum((places * length).astype(int), length - width)
+        return {
+            "axis": axis,
+            "starts": starts.tolist(),
+            "width": width,
+            "amplitude": 0.15 + 0.75 * severity,
+            "seed": draw_seed(rng),
+        }
+
+    def _apply(self, patch: np.ndarray, params: Params, context: DistortionContext) -> np.ndarray:
+        out = patch.copy()
+        view = out if params["axis"] == -1 else out.transpose(0, 2, 1)
+        rng = generator(params["seed"])
+        lines = view.shape[1]
+        alternate = np.where(np.arange(lines) % 2, -1.0, 1.0)
+        for start in params["starts"]:
+            dots = alternate * rng.uniform(0.5, 1.0, lines) * params["amplitude"]
+            view[:, :, start : start + params["width"]] += dots[:, None].astype(np.float32)
+        return np.abs(out, out=out)

@@ -1,0 +1,120 @@
+"""Loss of resolution: what a smaller or a smoothed k-space leaves of the region."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from scipy import fft
+
+from mrssl.distortions.base import (
+    DISTORTION_REGISTRY,
+    Distortion,
+    DistortionContext,
+    Params,
+    Stage,
+)
+from mrssl.distortions.kspace import draw_axis, modulate_lines
+
+
+@DISTORTION_REGISTRY.register()
+class GaussianBlur(Distortion):
+    """Convolution with a Gaussian, mirrored at the region's border.
+
+    Severity: standard deviation in pixels, ``0.5 + 3.5 * severity``, limited to an eighth of the
+    region's smaller side plus one.
+    """
+
+    name = "gaussian_blur"
+    stage = Stage.ACQUISITION
+
+    def _sample(self, rng: np.random.Generator, shape: tuple[int, int], severity: float) -> Params:
+        return {"sigma": min(0.5 + 3.5 * severity, 1 + min(shape) / 8)}
+
+    def _apply(self, patch: np.ndarray, params: Params, context: DistortionContext) -> np.ndarray:
+        out = np.empty_like(patch)
+        for source, target in zip(patch, out, strict=True):
+            cv2.GaussianBlur(
+                source, (0, 0), params["sigma"], dst=target, borderType=cv2.BORDER_REFLECT_101
+            )
+        return out
+
+
+@DISTORTION_REGISTRY.register()
+class LowResolution(Distortion):
+    """The region as if acquired with larger voxels, shown voxel by voxel.
+
+    All but the central k-space is cropped away and the rest goes back to a smaller image, the way
+    a scanner of that matrix size would sample it; then each large voxel is shown as it is (nearest
+    neighbour), which tells it from a blur.
+
+    Severity: the factor between the voxel sides, ``1 + 4 * severity``, per axis with a share
+    drawn; the coarse matrix has at least 3 voxels a side.
+    """
+
+    name = "low_resolution"
+    stage = Stage.ACQUISITION
+
+    def _sample(self, rng: np.random.Generator, shape: tuple[int, int], severity: float) -> Params:
+        factor = 1 + 4 * severity
+        # One axis takes the whole factor, the other at least half of its logarithm.
+        factors = [factor, factor ** float(rng.uniform(0.5, 1.0))]
+        if rng.random() < 0.5:
+            factors.reverse()
+        matrix = [min(max(3, round(s / f)), s) for s, f in zip(shape, factors, strict=True)]
+        return {"matrix": matrix}
+
+    def _apply(self, patch: np.ndarray, params: Params, context: DistortionContext) -> np.ndarray:
+        coarse = crop_kspace(patch, params["matrix"])
+        (rows, cols), (h, w) = params["matrix"], patch.shape[1:]
+        y, x = np.arange(h) * rows // h, np.arange(w) * cols // w
+        return coarse[:, y[:, None], x[None, :]]
+
+
+def crop_kspace(patch: np.ndarray, matrix: tuple[int, int]) -> np.ndarray:
+    """Keep the central ``matrix`` of k-space and go back to a magnitude image of that size.
+
+    Coefficients k of both images agree for ``|k| < matrix / 2`` up to the factor of the pixel
+    counts, and so does the mean.
+
+    Args:
+        patch: float32 (C, h, w).
+        matrix: (rows, cols) kept, at most (h, w).
+
+    Returns:
+        float32 (C, rows, cols), at least 0.
+    """
+    (_, h, w), (rows, cols) = patch.shape, matrix
+    k = fft.rfft2(patch)
+    k = np.concatenate([k[:, : (rows + 1) // 2], k[:, h - rows // 2 :]], axis=1)
+    small = fft.irfft2(k[:, :, : cols // 2 + 1], s=(rows, cols))
+    return np.abs(small) * np.float32(rows * cols / (h * w))
+
+
+@DISTORTION_REGISTRY.register()
+class GibbsRinging(Distortion):
+    """Truncation: high lines of k-space are missing along the phase-encoding axis.
+
+    The image is convolved with a sinc along that axis: every edge is echoed by ripples, of up to
+    9 % of its height beside it (Gibbs phenomenon; Czervionke et al., AJNR 1988). Only one axis is
+    cut, the way phase-encoding steps are saved, which tells it from a blur.
+
+    Severity: the share of lines kept, ``0.6 - 0.48 * severity``, at least 5 lines.
+    """
+
+    name = "gibbs_ringing"
+    stage = Stage.ACQUISITION
+
+    def _sample(self, rng: np.random.Generator, shape: tuple[int, int], severity: float) -> Params:
+        axis = draw_axis(rng)
+        half = max(2, round(shape[axis] * (0.6 - 0.48 * severity) / 2))
+        return {"axis": axis, "half_width": half}
+
+    @staticmethod
+    def gain(length: int, params: Params) -> np.ndarray:
+        """1 for the lines ``|j| <= half_width``, 0 for the others; float64 (length,)."""
+        j = np.arange(length)
+        return (np.minimum(j, length - j) <= params["half_width"]).astype(np.float64)
+
+    def _apply(self, patch: np.ndarray, params: Params, context: DistortionContext) -> np.ndarray:
+        axis = params["axis"]
+        return modulate_lines(patch, self.gain(patch.shape[axis], params), axis)
