@@ -13,6 +13,7 @@ import pytest
 import demo_data
 
 pytest.importorskip("nilearn", reason="the demonstration needs the extra 'demo'")
+demo_report = pytest.importorskip("demo_report", reason="matplotlib comes with the extra 'demo'")
 
 
 def test_slabs_are_apart() -> None:
@@ -61,3 +62,34 @@ def test_split_and_labels(written: demo_data.DemoData) -> None:
         ]
         assert means == sorted(means)
     assert written.slices == {"unlabeled": 60, "labeled": 5, "scored": 24}
+
+
+def test_report_is_one_file_that_says_it_all(tmp_path: Path) -> None:
+    lines = [{"iteration": i, "total_loss": 2.0 / (i + 1), "loss_mask": 1.0} for i in range(3)]
+    (tmp_path / "metrics.json").write_text("\n".join(map(json.dumps, lines)))
+    run = demo_report.Run("from <scratch>", tmp_path, {"dice": {"dice": 0.5}}, 1.0)
+    assert demo_report.loss_names(run) == ["total_loss", "loss_mask"]
+    rows = demo_report.metric_rows([run], {"Dice": ("dice", "dice"), "HD95": ("hd95", "hd95")})
+    assert rows[0][:2] == ["from <scratch>", 0.5]
+
+    report = demo_report.Report("Title & co")
+    report.text(demo_report.CAVEAT, "caveat")
+    report.table(["run", "Dice", "HD95"], rows)
+    report.figure(demo_report.curves([run], demo_report.loss_names(run), "loss"), "losses")
+    report.write(tmp_path / "report.html")
+
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "no evidence" in page
+    assert "from &lt;scratch&gt;</td><td>0.500</td><td>–</td>" in page
+    assert 'src="data:image/png;base64,' in page
+    assert '="http' not in page
+    assert [f.name for f in tmp_path.iterdir() if f.name.startswith(".")] == []
+
+
+def test_tint_changes_the_masked_pixels_only() -> None:
+    image = np.linspace(0, 1, 12, dtype=np.float32).reshape(3, 4)
+    mask = image > 0.5
+    tinted = demo_report.tint(image, [mask])
+    np.testing.assert_array_equal(tinted[~mask], np.repeat(image[~mask][:, None], 3, axis=1))
+    assert np.ptp(tinted[mask], axis=1).min() > 0.2
+    np.testing.assert_array_equal(image, np.linspace(0, 1, 12, dtype=np.float32).reshape(3, 4))
