@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,14 +48,36 @@ def is_better(name: str, value: float, best: float | None) -> bool:
     return value < best if lower else value > best
 
 
-def format_results(results: Mapping[str, Mapping[str, float]]) -> str:
-    """A plain-text table a task, values to three decimals, "-" where not defined."""
-    return "\n\n".join(_format_task(task, metrics) for task, metrics in results.items())
+def format_results(results: Mapping[str, Mapping[str, float]], names: Sequence[str] = ()) -> str:
+    """Plain-text tables, values to three decimals, "-" where not defined.
+
+    Args:
+        results: ``{task: {metric: value}}``.
+        names: of classes or distortion types. Metrics called ``<metric>-<name>`` go to a table of
+            their own with a row a name; the others to one table a task.
+    """
+    overall: dict[str, dict[str, str]] = {}
+    by_name: dict[str, dict[str, str]] = {}
+    for task, metrics in results.items():
+        for metric, value in metrics.items():
+            cell = "-" if math.isnan(value) else f"{value:.3f}"
+            owners = [name for name in names if metric.endswith(f"-{name}")]
+            if owners:
+                name = max(owners, key=len)
+                column = metric[: -len(name) - 1]
+                column = column if column == task else f"{task} {column}"
+                by_name.setdefault(name, {})[column] = cell
+            else:
+                overall.setdefault(task, {})[metric] = cell
+    tables = [_format_task(task, cells) for task, cells in overall.items()]
+    if by_name:
+        tables.append(_format_names(by_name))
+    return "\n\n".join(tables)
 
 
-def print_table(results: Mapping[str, Mapping[str, float]]) -> None:
+def print_table(results: Mapping[str, Mapping[str, float]], names: Sequence[str] = ()) -> None:
     """Print :func:`format_results`."""
-    print(format_results(results))
+    print(format_results(results, names))
 
 
 def write_results(results: Mapping[str, Any], path: str | Path) -> None:
@@ -75,21 +98,25 @@ def write_results(results: Mapping[str, Any], path: str | Path) -> None:
         temporary.write_text(text, encoding="utf-8")
         os.replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         raise EvaluationError(f"{path}: cannot write results ({error.strerror})") from error
 
 
-def _format_task(task: str, metrics: Mapping[str, float]) -> str:
-    cells = [
-        cell
-        for name, value in metrics.items()
-        for cell in (name, "-" if math.isnan(value) else f"{value:.3f}")
-    ]
+def _format_task(task: str, metrics: Mapping[str, str]) -> str:
+    cells = [cell for pair in metrics.items() for cell in pair]
     width = 2 * _PAIRS_A_ROW
     rows = [cells[start : start + width] for start in range(0, len(cells), width)]
     alignment = ("left", "right") * min(len(metrics), _PAIRS_A_ROW)
     table = tabulate(rows, tablefmt="plain", colalign=alignment, disable_numparse=True)
     return f"{task}\n{table}"
+
+
+def _format_names(by_name: Mapping[str, Mapping[str, str]]) -> str:
+    columns = list(dict.fromkeys(column for cells in by_name.values() for column in cells))
+    rows = [[name, *(cells.get(c, "-") for c in columns)] for name, cells in by_name.items()]
+    alignment = ("left", *["right"] * len(columns))
+    return tabulate(rows, headers=["", *columns], colalign=alignment, disable_numparse=True)
 
 
 def _plain(value: Any) -> Any:
