@@ -85,12 +85,53 @@ _MACROS = {
     "RescaleSlope": "PixelValueTransformationSequence",
     "RescaleIntercept": "PixelValueTransformationSequence",
 }
+#: Largest difference of direction cosines within a volume.
+_SAME_DIRECTION = 1e-3
 #: Frames in one file, at most.
 MAX_FRAMES = 100_000
 
 
 class DicomError(MrsslError):
     """A DICOM file that cannot be used; the message names the file and the reason."""
+
+
+@dataclass(frozen=True)
+class Plane:
+    """Where a slice lies (PS3.3 C.7.6.2), LPS: x to the Left, y to Posterior, z to Superior.
+
+    Attributes:
+        position: (3,) centre of the first voxel, mm.
+        columns: (3,) unit vector along which the column index grows.
+        rows: (3,) unit vector along which the row index grows.
+    """
+
+    position: np.ndarray
+    columns: np.ndarray
+    rows: np.ndarray
+
+    @property
+    def normal(self) -> np.ndarray:
+        """(3,) unit vector across the slice: columns x rows."""
+        normal = np.cross(self.columns, self.rows)
+        return normal / np.linalg.norm(normal)
+
+    def is_parallel(self, other: Plane) -> bool:
+        """Whether both have the same directions, to 1e-3."""
+        apart = np.abs([self.columns - other.columns, self.rows - other.rows]).max()
+        return bool(apart < _SAME_DIRECTION)
+
+    @classmethod
+    def from_header(cls, get: Callable[[str], Any]) -> Plane | None:
+        """From ImagePositionPatient and ImageOrientationPatient; None if either is no use."""
+        position = numbers(get("ImagePositionPatient"), 3)
+        cosines = numbers(get("ImageOrientationPatient"), 6)
+        if position is None or cosines is None:
+            return None
+        columns, rows = cosines[:3], cosines[3:]
+        lengths = np.linalg.norm(columns), np.linalg.norm(rows)
+        if min(lengths) < 0.9 or max(lengths) > 1.1 or abs(columns @ rows) > 0.1:
+            return None
+        return cls(position, columns, rows)
 
 
 @dataclass(frozen=True)
@@ -102,8 +143,7 @@ class SliceHeader:
         frame: index of the frame in a multi-frame file; 0 otherwise.
         shape: (rows, columns).
         spacing: mm between rows and between columns.
-        position: (3,) centre of the first voxel, LPS mm; None where the file has none.
-        orientation: (6,) direction cosines of a row and of a column, LPS; None where missing.
+        plane: where it lies; None where the file does not say.
         thickness: mm to the next slice according to the header; None where missing.
         rescale: slope and intercept from stored values to intensities.
         number: InstanceNumber, or the frame's index in a multi-frame file.
@@ -117,8 +157,7 @@ class SliceHeader:
     frame: int
     shape: tuple[int, int]
     spacing: tuple[float, float]
-    position: np.ndarray | None
-    orientation: np.ndarray | None
+    plane: Plane | None
     thickness: float | None
     rescale: tuple[float, float]
     number: int
@@ -230,8 +269,7 @@ def _slice(
         frame=frame,
         shape=shape,
         spacing=(1.0, 1.0) if spacing is None else (float(spacing[0]), float(spacing[1])),
-        position=numbers(get("ImagePositionPatient"), 3),
-        orientation=numbers(get("ImageOrientationPatient"), 6),
+        plane=Plane.from_header(get),
         thickness=_positive(get("SpacingBetweenSlices")) or _positive(get("SliceThickness")),
         rescale=(_positive(get("RescaleSlope")) or 1.0, _number(get("RescaleIntercept")) or 0.0),
         number=frame if frame else int(_number(dataset.get("InstanceNumber")) or 0),
@@ -319,6 +357,7 @@ __all__ = [
     "MAX_FRAMES",
     "TAGS",
     "DicomError",
+    "Plane",
     "SliceHeader",
     "numbers",
     "one_line",

@@ -18,13 +18,11 @@ from pathlib import Path
 
 import numpy as np
 
-from mrssl.data.dicom_headers import DicomError, SliceHeader, read_slice_headers
+from mrssl.data.dicom_headers import DicomError, Plane, SliceHeader, read_slice_headers
 from mrssl.errors import MrsslError
 from mrssl.structures.volume import check_affine
 
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
-#: Largest difference of direction cosines within a volume.
-_ORIENTATION_TOLERANCE = 1e-3
 #: Slices closer than this (mm) are at the same place.
 _SAME_PLACE = 1e-3
 #: Largest deviation of a slice distance from the median, as a share, that counts as even.
@@ -112,9 +110,9 @@ def group_slices(slices: Sequence[SliceHeader]) -> list[list[SliceHeader]]:
     """
     groups: OrderedDict[object, list[list[SliceHeader]]] = OrderedDict()
     for item in slices:
-        clusters = groups.setdefault((item.group, item.orientation is None), [])
+        clusters = groups.setdefault(item.group, [])
         for cluster in clusters:
-            if _same_orientation(cluster[0], item):
+            if _parallel(cluster[0].plane, item.plane):
                 cluster.append(item)
                 break
         else:
@@ -124,10 +122,8 @@ def group_slices(slices: Sequence[SliceHeader]) -> list[list[SliceHeader]]:
     ]
 
 
-def _same_orientation(a: SliceHeader, b: SliceHeader) -> bool:
-    if a.orientation is None or b.orientation is None:
-        return a.orientation is b.orientation
-    return bool(np.abs(a.orientation - b.orientation).max() < _ORIENTATION_TOLERANCE)
+def _parallel(a: Plane | None, b: Plane | None) -> bool:
+    return a is b if a is None or b is None else a.is_parallel(b)
 
 
 def _split(cluster: list[SliceHeader]) -> list[list[SliceHeader]]:
@@ -137,57 +133,55 @@ def _split(cluster: list[SliceHeader]) -> list[list[SliceHeader]]:
     if len(places) == len(cluster) or any(len(place) != count for place in places):
         return [[item for place in places for item in place]]
     for index in range(len(cluster[0].repeat)):
-        values = sorted({s.repeat[index] for s in cluster if s.repeat[index] is not None})
+        values = sorted({v for s in cluster if (v := s.repeat[index]) is not None})
         split = [[s for p in places for s in p if s.repeat[index] == v] for v in values]
         if len(values) == count and all(len(part) == len(places) for part in split):
             return split
-    ordered = [sorted(place, key=lambda s: (s.number, s.path, s.frame)) for place in places]
+    ordered = [sorted(place, key=_numbering) for place in places]
     return [[place[k] for place in ordered] for k in range(count)]
+
+
+def _numbering(item: SliceHeader) -> tuple[int, str, int]:
+    return item.number, item.path, item.frame
 
 
 def _by_place(cluster: list[SliceHeader]) -> list[list[SliceHeader]]:
     """Slices at one place together, places along the normal; by number where none is known."""
-    if any(s.position is None or s.orientation is None for s in cluster):
-        return [[s] for s in sorted(cluster, key=lambda s: (s.number, s.path, s.frame))]
-    normal = slice_normal(cluster[0])
-    ordered = sorted(cluster, key=lambda s: (float(s.position @ normal), s.number, s.path, s.frame))
+    first = cluster[0].plane
+    if first is None:
+        return [[item] for item in sorted(cluster, key=_numbering)]
+    normal = first.normal
+    along = [(float(s.plane.position @ normal), s) for s in cluster if s.plane is not None]
     places: list[list[SliceHeader]] = []
-    for item in ordered:
-        if places and (item.position - places[-1][0].position) @ normal < _SAME_PLACE:
+    last = -np.inf
+    for place, item in sorted(along, key=lambda pair: (pair[0], _numbering(pair[1]))):
+        if place - last < _SAME_PLACE:
             places[-1].append(item)
         else:
             places.append([item])
+            last = place
     return places
-
-
-def slice_normal(item: SliceHeader) -> np.ndarray:
-    """Unit normal of the slice's plane, LPS: row direction x column direction."""
-    normal = np.cross(item.orientation[:3], item.orientation[3:])
-    length = np.linalg.norm(normal)
-    if length < 0.5:
-        raise DicomError(f"{item.path}: ImageOrientationPatient does not span a plane")
-    return normal / length
 
 
 def _volume(group: list[SliceHeader]) -> DicomVolume:
     faults: list[str] = []
-    first = group[0]
-    if first.position is None or first.orientation is None:
+    plane = group[0].plane
+    if plane is None:
         faults.append("no position or orientation: ordered by InstanceNumber, sides are a guess")
-        step = np.array([0.0, 0.0, first.thickness or 1.0])
-        origin, rows, columns = np.zeros(3), np.array([0.0, 1.0, 0.0]), np.array([1.0, 0.0, 0.0])
+        plane = Plane(np.zeros(3), np.array([1.0, 0.0, 0.0]), np.array([0.0, 1.0, 0.0]))
+        step = plane.normal * (group[0].thickness or 1.0)
     else:
         group = _without_duplicates(group, faults)
-        first = group[0]
-        origin, columns, rows = first.position, first.orientation[:3], first.orientation[3:]
-        step = _slice_step(group, faults)
+        plane = group[0].plane or plane
+        step = _slice_step(group, plane.normal, faults)
+    first = group[0]
     if first.tags.get("Modality", "MR") != "MR":
         faults.append(f"modality {first.tags['Modality']}, not MR")
     affine = np.eye(4)
     affine[:3, 0] = _LPS_TO_RAS @ step
-    affine[:3, 1] = _LPS_TO_RAS @ rows * first.spacing[0]
-    affine[:3, 2] = _LPS_TO_RAS @ columns * first.spacing[1]
-    affine[:3, 3] = _LPS_TO_RAS @ origin
+    affine[:3, 1] = _LPS_TO_RAS @ plane.rows * first.spacing[0]
+    affine[:3, 2] = _LPS_TO_RAS @ plane.columns * first.spacing[1]
+    affine[:3, 3] = _LPS_TO_RAS @ plane.position
     check_affine(affine)
     return DicomVolume(_key(first), tuple(group), affine, tuple(faults))
 
@@ -200,12 +194,11 @@ def _without_duplicates(group: list[SliceHeader], faults: list[str]) -> list[Sli
     return [place[0] for place in places]
 
 
-def _slice_step(group: list[SliceHeader], faults: list[str]) -> np.ndarray:
+def _slice_step(group: Sequence[SliceHeader], normal: np.ndarray, faults: list[str]) -> np.ndarray:
     """Vector from one slice to the next, LPS mm; notes gaps and uneven distances."""
-    normal = slice_normal(group[0])
     if len(group) == 1:
         return normal * (group[0].thickness or 1.0)
-    positions = np.stack([s.position for s in group])
+    positions = np.stack([s.plane.position for s in group if s.plane is not None])
     distances = np.diff(positions @ normal)
     median = float(np.median(distances))
     whole = np.round(distances / median)
@@ -220,7 +213,10 @@ def _slice_step(group: list[SliceHeader], faults: list[str]) -> np.ndarray:
 
 
 def _key(item: SliceHeader) -> str:
-    orientation = None if item.orientation is None else (np.round(item.orientation, 1) + 0).tolist()
+    plane = item.plane
+    orientation = None
+    if plane is not None:  # adding 0 makes -0.0 and 0.0 one
+        orientation = (np.round(np.r_[plane.columns, plane.rows], 1) + 0.0).tolist()
     digest = hashlib.sha256(repr((item.group, orientation)).encode()).hexdigest()[:8]
     number = item.tags.get("SeriesNumber", "")
     return f"{number}-{digest}" if number.isdecimal() else digest
@@ -243,5 +239,4 @@ __all__ = [
     "group_slices",
     "scan_files",
     "scan_path",
-    "slice_normal",
 ]

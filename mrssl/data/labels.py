@@ -114,7 +114,7 @@ def _components(mask: np.ndarray) -> list[np.ndarray]:
     return [numbered == number for number in range(1, count)]
 
 
-def mask_boxes(masks: np.ndarray) -> np.ndarray:
+def boxes_of_masks(masks: np.ndarray) -> np.ndarray:
     """Tight boxes around masks (N, H, W): (N, 4) float32 XYXY, right and bottom exclusive."""
     boxes = np.zeros((len(masks), 4), np.float32)
     for box, mask in zip(boxes, masks, strict=True):
@@ -129,7 +129,7 @@ def annotations_of_slice(masks: np.ndarray, classes: np.ndarray) -> list[dict[st
     from pycocotools import mask as coco
 
     annotations = []
-    for mask, box, category in zip(masks, mask_boxes(masks), classes, strict=True):
+    for mask, box, category in zip(masks, boxes_of_masks(masks), classes, strict=True):
         rle = coco.encode(np.asfortranarray(mask, dtype=np.uint8))
         annotations.append(
             {
@@ -148,7 +148,7 @@ __all__ = [
     "ClassValues",
     "align_label",
     "annotations_of_slice",
+    "boxes_of_masks",
     "check_label_geometry",
     "instances_of_slice",
-    "mask_boxes",
 ]

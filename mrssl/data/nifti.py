@@ -11,10 +11,18 @@ import os
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import nibabel as nib
 import numpy as np
+from nibabel.orientations import (
+    apply_orientation,
+    axcodes2ornt,
+    io_orientation,
+    ornt_transform,
+)
 
-from mrssl.errors import MrsslError, optional_import
+from mrssl.errors import MrsslError
 from mrssl.structures.volume import Volume, check_affine, transformed_geometry
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
@@ -70,15 +78,13 @@ def read_nifti(path: str | Path, index: int | None = None) -> Volume:
     Raises:
         MrsslError: unreadable or truncated; or a 4-D file without a valid ``index``.
     """
-    image = _open_header(path)
-    header = _canonical_header(path, image)
+    raw = _open_header(path)
+    header = _canonical_header(path, raw)
     index = _checked_index(path, index, header.num_volumes)
     try:
-        array = _read_voxels(path, image, index)
+        array = _read_voxels(path, raw, index)
     except (OSError, EOFError, ValueError, zlib.error, MemoryError, OverflowError) as error:
         raise MrsslError(f"{path}: the voxels can't be read ({_one_line(error)})") from error
-    from nibabel.orientations import apply_orientation
-
     return Volume(apply_orientation(array, header.transform), header.affine)
 
 
@@ -91,9 +97,8 @@ def _checked_index(path: str | Path, index: int | None, count: int) -> int:
     return index
 
 
-def _open_header(path: str | Path):
-    """Parse the header alone, as a nibabel image class with its header."""
-    nib = optional_import("nibabel", "pip install nibabel")
+def _open_header(path: str | Path) -> Any:
+    """Parse the header alone: a nibabel NIfTI-1 or NIfTI-2 header."""
     try:
         size = os.path.getsize(path)
         with _open(path) as stream:
@@ -116,7 +121,7 @@ def _open_header(path: str | Path):
     raise MrsslError(f"{path}: not a NIfTI file (it has no NIfTI header)")
 
 
-def _check_size(path: str | Path, header, file_size: int) -> None:
+def _check_size(path: str | Path, header: Any, file_size: int) -> None:
     shape = [int(n) for n in header.get_data_shape()]
     dtype = header.get_data_dtype()
     if dtype.fields or dtype.kind not in "iuf":
@@ -134,25 +139,23 @@ def _check_size(path: str | Path, header, file_size: int) -> None:
         )
 
 
-def _canonical_header(path: str | Path, header) -> NiftiHeader:
-    from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
-
+def _canonical_header(path: str | Path, header: Any) -> NiftiHeader:
     shape = [int(n) for n in header.get_data_shape()]
     if any(n > 1 for n in shape[4:]):
         raise MrsslError(f"{path}: {len(shape)} axes {tuple(shape)}; 3 or 4 are understood")
-    spatial = [*shape[:3], 1][:3]
+    depth, height, width = [*shape[:3], 1][:3]
     affine, faults = _affine(path, header)
     try:
         check_affine(affine)
     except MrsslError as error:
         raise MrsslError(f"{path}: {error}") from error
     transform = ornt_transform(io_orientation(affine), axcodes2ornt("RAS"))
-    canonical_shape, canonical = transformed_geometry(tuple(spatial), affine, transform)
+    canonical_shape, canonical = transformed_geometry((depth, height, width), affine, transform)
     count = shape[3] if len(shape) > 3 else 1
     return NiftiHeader(canonical_shape, canonical, count, transform, faults)
 
 
-def _affine(path: str | Path, header) -> tuple[np.ndarray, tuple[str, ...]]:
+def _affine(path: str | Path, header: Any) -> tuple[np.ndarray, tuple[str, ...]]:
     faults: tuple[str, ...] = ()
     try:
         affine = np.array(header.get_best_affine(), dtype=np.float64)
@@ -165,7 +168,7 @@ def _affine(path: str | Path, header) -> tuple[np.ndarray, tuple[str, ...]]:
     return affine, faults
 
 
-def _read_voxels(path: str | Path, header, index: int) -> np.ndarray:
+def _read_voxels(path: str | Path, header: Any, index: int) -> np.ndarray:
     """The volume ``index`` as float32 in the file's axis order, scaled, finite."""
     shape = [*(int(n) for n in header.get_data_shape()), 1][:3]
     dtype = header.get_data_dtype()
@@ -194,7 +197,7 @@ def _read_bytes(path: str | Path, start: int, length: int) -> bytearray:
     return data
 
 
-def _offset(header) -> int:
+def _offset(header: Any) -> int:
     offset = float(header["vox_offset"])
     return int(offset) if np.isfinite(offset) and offset >= 0 else 0
 
@@ -203,7 +206,7 @@ def _is_gzip(path: str | Path) -> bool:
     return str(path).lower().endswith(".gz")
 
 
-def _open(path: str | Path):
+def _open(path: str | Path) -> Any:
     return gzip.open(path, "rb") if _is_gzip(path) else open(path, "rb")
 
 
