@@ -186,13 +186,16 @@ def load_checkpoint(path: str | os.PathLike[str], *, allow_pickle: bool = False)
 
 def _load(path: Path) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(f"{path}: {_why_refused(path, error)}") from error
+        file = open(path, "rb")
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except Exception as error:  # a damaged file makes torch and pickle raise nearly anything
-        raise CheckpointError(f"{path}: {_why_damaged(path)}") from error
+    with file:
+        try:
+            return torch.load(file, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            raise CheckpointError(f"{path}: {_why_refused(path, error)}") from error
+        except Exception as error:  # a damaged file makes torch and pickle raise nearly anything
+            raise CheckpointError(f"{path}: {_why_damaged(path)}") from error
 
 
 def _why_refused(path: Path, error: Exception) -> str:

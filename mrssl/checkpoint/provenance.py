@@ -137,7 +137,10 @@ def input_differences(provenance: Provenance, cfg: CfgNode) -> list[str]:
         there = getattr(provenance, name)
         if there in ("", (), None) or _agree(there, here):
             continue
-        lines.append(f"{_KEYS[name]}: the checkpoint was trained with {there}, now it is {here}")
+        key = _KEYS[name]
+        if name == "normalization_range":
+            key = f"MRSSL.DATA.{_NORMALIZATION_RANGE[cfg.MRSSL.DATA.NORMALIZATION]}"
+        lines.append(f"{key}: the checkpoint was trained with {there}, now it is {here}")
     return lines
 
 
@@ -146,7 +149,7 @@ _KEYS = {
     "pixel_std": "MODEL.PIXEL_STD",
     "input_format": "INPUT.FORMAT",
     "normalization": "MRSSL.DATA.NORMALIZATION",
-    "normalization_range": "MRSSL.DATA, range of the normalization",
+    "normalization_range": "MRSSL.DATA",  # the key there depends on the normalisation
     "neighbor_step": "MRSSL.DATA.NEIGHBOR_STEP",
 }
 

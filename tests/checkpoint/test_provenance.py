@@ -1,0 +1,102 @@
+"""What a checkpoint says about itself, and what of it differs from a configuration."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from mrssl.checkpoint import Provenance, input_differences
+from mrssl.config import get_cfg
+from mrssl.errors import MrsslError
+
+
+def make(cfg, **changes):
+    return Provenance.from_config(
+        cfg, task="pretrain", class_names=["distorted"], type_names=("blur", "noise"), **changes
+    )
+
+
+def test_from_config_and_round_trip():
+    cfg = get_cfg()
+    cfg.DATASETS.TRAIN = ("/home/someone/spine/dataset.json:train", "/data/mri", "registered")
+    cfg.MODEL.WEIGHTS = "/home/someone/model.pth"
+    provenance = make(cfg, iteration=5)
+    assert provenance.data == ("spine/dataset.json:train", "mri", "registered")
+    assert provenance.pixel_mean == (103.53, 116.28, 123.675)
+    assert provenance.normalization_range == (0.5, 99.5)
+    assert provenance.backbone_depth == 50 and provenance.backbone_norm == "FrozenBN"
+    assert "WEIGHTS" not in provenance.model_config["MODEL"]
+    entries = provenance.to_dict()
+    assert Provenance.from_dict(entries) == provenance
+    assert Provenance.from_dict(json.loads(json.dumps(entries))) == provenance
+    assert "someone" not in json.dumps(entries)
+
+
+def test_unknown_and_absent_fields_are_tolerated():
+    assert Provenance.from_dict({"of_the_future": object(), "task": "pretrain"}).task == "pretrain"
+    assert Provenance.from_dict({}) == Provenance()
+
+
+def nested(depth):
+    value = {}
+    for _ in range(depth):
+        value = {"a": value}
+    return value
+
+
+@pytest.mark.parametrize(
+    "field, value",
+    [
+        ("version", 3),
+        ("task", "a\nb"),
+        ("pixel_mean", [1.0, float("nan")]),
+        ("pixel_std", "1"),
+        ("pixel_std", [True]),
+        ("type_names", "blur"),
+        ("class_names", [1]),
+        ("neighbor_step", 1.5),
+        ("iteration", True),
+        ("model_config", [1]),
+        ("model_config", {1: 2}),
+        ("model_config", {"a": object()}),
+        ("model_config", nested(3000)),
+    ],
+)
+def test_wrong_types_are_named(field, value):
+    with pytest.raises(MrsslError, match=f"provenance field {field}: ") as caught:
+        Provenance.from_dict({field: value})
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "key, value",
+    [
+        ("MODEL.PIXEL_MEAN", [1.0, 2.0, 3.0]),
+        ("MODEL.PIXEL_STD", [2.0, 2.0, 2.0]),
+        ("INPUT.FORMAT", "RGB"),
+        ("MRSSL.DATA.NORMALIZATION", "zscore"),
+        ("MRSSL.DATA.PERCENTILES", (1.0, 99.0)),
+        ("MRSSL.DATA.NEIGHBOR_STEP", 2),
+    ],
+)
+def test_differences_are_named(key, value):
+    provenance = make(get_cfg())
+    assert input_differences(provenance, get_cfg()) == []
+    cfg = get_cfg()
+    cfg.merge_from_list([key, value])
+    lines = input_differences(provenance, cfg)
+    assert lines[0].startswith(f"{key}: the checkpoint was trained with ")
+    assert str(value) in lines[0] or str(tuple(value)) in lines[0]
+    assert len(lines) == (2 if value == "zscore" else 1)  # another method has another range
+    # what is not known is not compared
+    assert input_differences(Provenance(), cfg) == []
+
+
+def test_stock_configuration_is_compared_as_far_as_it_goes():
+    cfg = get_cfg()
+    del cfg["MRSSL"]
+    cfg.INPUT.FORMAT = "RGB"
+    assert input_differences(make(get_cfg()), cfg) == [
+        "INPUT.FORMAT: the checkpoint was trained with BGR, now it is RGB"
+    ]
