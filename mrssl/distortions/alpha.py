@@ -47,8 +47,8 @@ def _ellipse(shape: tuple[int, int], feather: float, seed: int) -> np.ndarray:
 
 
 def _blob(shape: tuple[int, int], feather: float, seed: int) -> np.ndarray:
-    rough = generator(seed).uniform(-1, 1, (5, 5)).astype(np.float32)
-    rough = cv2.resize(rough, shape[::-1], interpolation=cv2.INTER_CUBIC)
+    coarse = generator(seed).uniform(-1, 1, (5, 5)).astype(np.float32)
+    rough = cv2.resize(coarse, shape[::-1], interpolation=cv2.INTER_CUBIC)
     depth = _radial_depth(shape)
     # The box's border stays outside: a blob that is cut off straight would be a seam again.
     inside = np.minimum.outer(_edge_distance(shape[0]), _edge_distance(shape[1]))

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import numpy as np
 from fvcore.common.registry import Registry
@@ -118,9 +118,6 @@ class Distortion(ABC):
     @abstractmethod
     def _apply(self, patch: np.ndarray, params: Params, context: DistortionContext) -> np.ndarray:
         """Compute a new, finite float32 (C, h, w) array; its values may leave [0, 1]."""
-
-
-D = TypeVar("D", bound=type[Distortion])
 
 
 class DistortionRegistry(Registry):

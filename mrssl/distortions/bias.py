@@ -15,6 +15,7 @@ from mrssl.distortions.base import (
     Params,
     Stage,
 )
+from mrssl.distortions.fields import spline_basis
 
 
 def _multiply(patch: np.ndarray, log_field: np.ndarray, peak: float) -> np.ndarray:
@@ -33,7 +34,7 @@ class BiasPolynomial(Distortion):
     ``log field = sum over i + j <= 3 of c_ij x^i y^j`` for x, y in [-1, 1] across the region (Van
     Leemput et al., IEEE Transactions on Medical Imaging 1999), ``c_ij`` of U(-1, 1).
 
-    Severity: peak of the logarithm, ``1.2 * severity`` (a factor of 3.3 at 1).
+    Severity: peak of the logarithm, ``1.6 * severity`` (a factor of 5 at 1), reached in a corner.
     """
 
     name = "bias_polynomial"
@@ -45,7 +46,7 @@ class BiasPolynomial(Distortion):
         size = self._ORDER + 1
         coefficients = rng.uniform(-1, 1, (size, size))
         coefficients[np.add.outer(np.arange(size), np.arange(size)) > self._ORDER] = 0
-        return {"coefficients": coefficients.tolist(), "peak": 1.2 * severity}
+        return {"coefficients": coefficients.tolist(), "peak": 1.6 * severity}
 
     def _apply(self, patch: np.ndarray, params: Params, context: DistortionContext) -> np.ndarray:
         powers = [
@@ -81,24 +82,3 @@ class BiasSpline(Distortion):
             for side, count in zip(patch.shape[1:], controls.shape, strict=True)
         )
         return _multiply(patch, rows @ controls @ cols.T, params["peak"])
-
-
-def spline_basis(side: int, cells: int) -> np.ndarray:
-    """Values of the uniform cubic B-splines at the pixel centres.
-
-    Args:
-        side: pixels.
-        cells: knot intervals across them.
-
-    Returns:
-        float32 (side, cells + 3); each row adds up to 1.
-    """
-    place = (np.arange(side) + 0.5) * (cells / side)
-    cell = place.astype(np.int64)
-    t = place - cell
-    pieces = np.stack(
-        [(1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3], axis=1
-    )
-    basis = np.zeros((side, cells + 3), dtype=np.float32)
-    np.put_along_axis(basis, cell[:, None] + np.arange(4), (pieces / 6).astype(np.float32), axis=1)
-    return basis

@@ -97,7 +97,7 @@ class Distorter:
         _check("WEIGHTS", share.shape == (len(self.distortions),))
         _check("WEIGHTS", bool((share >= 0).all() and share.sum() > 0))
         _check("COMPOSE", 1 <= compose[0] <= compose[1])
-        _check("COMPOSE", compose[1] <= np.count_nonzero(share))
+        _check("COMPOSE", compose[1] <= int(np.count_nonzero(share)))
         _check("SEVERITY", 0 <= severity[0] <= severity[1] <= 1)
         _check("CLEAN_SHARE", 0 <= clean_share <= 1)
         _check("TOLERANCE", 0 <= tolerance < 1)
@@ -183,12 +183,14 @@ class Distorter:
         context = DistortionContext(
             view, region.box, None if donor is None else _channels(donor, channels)
         )
-        patch = view[(..., *region.slices)]
+        patch = view[:, region.rows, region.columns]
         chosen = self._draw_types(rng)
+        highest = self.severity[1] * self.severity_curriculum(iteration)
+        severity_range = (min(self.severity[0], highest), highest)
         needed = max(_MIN_PIXELS, self.min_changed * np.count_nonzero(region.alpha))
         for _ in range(_TRIES):
             blended, changed, steps = self._draw(
-                patch, region, chosen, context, rng, needed, iteration
+                patch, region, chosen, context, rng, needed, severity_range
             )
             if steps:
                 break
@@ -223,18 +225,14 @@ class Distorter:
         context: DistortionContext,
         rng: np.random.Generator,
         needed: float,
-        iteration: int,
+        severity_range: tuple[float, float],
     ) -> tuple[np.ndarray, np.ndarray, list[dict[str, Any]]]:
         """One try: the blended patch, the pixels changed, and the steps (none if too few did)."""
-        low = self.severity[0]
-        factor = self.severity_curriculum(iteration)
-        high = max(self.severity[1] * factor, min(low, self.severity[1] * factor))
-        low = min(low, high)
         shape = patch.shape[1:]
         middle = patch.shape[0] // 2
         current, steps = patch, []
         for distortion in chosen:
-            severity = float(rng.uniform(low, high))
+            severity = float(rng.uniform(*severity_range))
             params = distortion.sample(rng, shape, severity)
             result = distortion.apply(current, params, context=context)
             moved = _changed(result[middle], current[middle], region.alpha, self.tolerance)
@@ -284,7 +282,7 @@ def replay(
         context = DistortionContext(
             view, region.box, None if donor is None else _channels(donor, record["channels"])
         )
-        patch = current = view[(..., *region.slices)]
+        patch = current = view[:, region.rows, region.columns]
         for step in record["distortions"]:
             distortion = DISTORTION_REGISTRY.get(step["name"])()
             current = distortion.apply(current, step["params"], context=context)

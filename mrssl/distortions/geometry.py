@@ -13,7 +13,7 @@ from mrssl.distortions.base import (
     Stage,
     draw_sign,
 )
-from mrssl.distortions.bias import spline_basis
+from mrssl.distortions.fields import spline_basis
 from mrssl.distortions.kspace import move
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from mrssl.distortions.base import (
@@ -15,6 +13,7 @@ from mrssl.distortions.base import (
     draw_seed,
     generator,
 )
+from mrssl.distortions.fields import perlin_noise
 
 
 @DISTORTION_REGISTRY.register()
@@ -115,41 +114,3 @@ class PerlinTexture(Distortion):
         texture += np.float32(params["level"])
         weight = np.float32(params["opacity"]) * mask
         return patch + weight * (texture - patch)
-
-
-def perlin_noise(
-    rng: np.random.Generator, shape: tuple[int, int], grid: Sequence[int]
-) -> np.ndarray:
-    """Gradient noise (Perlin, "An image synthesizer", SIGGRAPH 1985; quintic fade of 2002).
-
-    Args:
-        rng: draws the gradients.
-        shape: (h, w) in pixels.
-        grid: cells along y and x.
-
-    Returns:
-        float32 (h, w), about -0.7 to 0.7, mean 0; 0 on the grid's points.
-    """
-    angles = rng.uniform(0, 2 * np.pi, (grid[0] + 1, grid[1] + 1))
-    gradients = np.stack([np.sin(angles), np.cos(angles)]).astype(np.float32)
-    (cell_y, y), (cell_x, x) = (
-        _cells(side, count) for side, count in zip(shape, grid, strict=True)
-    )
-    fade_y, fade_x = (t * t * t * (t * (t * 6 - 15) + 10) for t in (y, x))
-    out = np.zeros(shape, dtype=np.float32)
-    for dy in (0, 1):
-        for dx in (0, 1):
-            gy, gx = gradients[:, cell_y[:, None] + dy, cell_x[None, :] + dx]
-            gy *= (y - dy)[:, None]
-            gx *= (x - dx)[None, :]
-            gy += gx
-            gy *= (fade_y if dy else 1 - fade_y)[:, None] * (fade_x if dx else 1 - fade_x)
-            out += gy
-    return out
-
-
-def _cells(side: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """The cell of each pixel, int (side,), and the place in it, float32 (side,) in [0, 1)."""
-    place = (np.arange(side) + 0.5) * (count / side)
-    cell = place.astype(np.int64)
-    return cell, (place - cell).astype(np.float32)

@@ -121,8 +121,8 @@ class Motion(Distortion):
     2019). The lines around DC keep the first pose, so that the artefact is ghosting and blur and
     not a mere displacement.
 
-    Severity: rotations up to ``12 * severity`` degrees and displacements up to a tenth of the side
-    times severity; each is at least half of that.
+    Severity: rotations up to ``15 * severity`` degrees, displacements up to ``0.15 * severity`` of
+    the side; each is at least half of that.
     """
 
     name = "motion"
@@ -133,11 +133,11 @@ class Motion(Distortion):
         length = shape[axis]
         events = []
         # Before the centre and after it: (first line, end, degrees, dy, dx) in centred order.
-        for start, end in ((0.0, rng.uniform(0.38, 0.47)), (rng.uniform(0.53, 0.62), 1.0)):
+        for start, end in ((0.0, rng.uniform(0.42, 0.48)), (rng.uniform(0.52, 0.58), 1.0)):
             scale = severity * rng.uniform(0.5, 1.0, 3)
-            degrees = 12.0 * scale[0] * draw_sign(rng)
+            degrees = 15.0 * scale[0] * draw_sign(rng)
             dy, dx = (
-                0.1 * part * side * draw_sign(rng)
+                0.15 * part * side * draw_sign(rng)
                 for part, side in zip(scale[1:], shape, strict=True)
             )
             first, last = round(start * length), round(end * length)
@@ -166,7 +166,7 @@ def move(patch: np.ndarray, degrees: float, dy: float, dx: float) -> np.ndarray:
     """Rotate about the centre and displace, in pixels; mirrored at the border; (C, h, w)."""
     _, h, w = patch.shape
     matrix = cv2.getRotationMatrix2D(((w - 1) / 2, (h - 1) / 2), degrees, 1.0)
-    matrix[:, 2] += dx, dy
+    matrix[:, 2] += np.array((dx, dy))
     out = np.empty_like(patch)
     for source, target in zip(patch, out, strict=True):
         cv2.warpAffine(source, matrix, (w, h), dst=target, borderMode=cv2.BORDER_REFLECT_101)
@@ -182,8 +182,8 @@ class KspaceSpikes(Distortion):
     ``I * |K(0)|``, with ``K(0)`` the DC of the patch, adds
     ``2 I mean(patch) cos(2 pi (v y / h + u x / w) + phase)``.
 
-    Severity: I = ``0.4 * severity`` for each of one to three spikes, no lower than at a tenth
-    of the mean brightness of 1.
+    Severity: I = ``0.25 * severity`` for each of one to three spikes; where the mean is below
+    0.1, as in air, 0.1 takes its place.
     """
 
     name = "kspace_spikes"
@@ -196,7 +196,7 @@ class KspaceSpikes(Distortion):
             reach = rng.uniform(0.15, 0.35)  # cycles a pixel
             v, u = round(reach * np.sin(angle) * shape[0]), round(reach * np.cos(angle) * shape[1])
             spikes.append([v, u, float(rng.uniform(0, 2 * np.pi))])
-        return {"intensity": 0.4 * severity, "spikes": spikes}
+        return {"intensity": 0.25 * severity, "spikes": spikes}
 
     def _apply(self, patch: np.ndarray, params: Params, context: DistortionContext) -> np.ndarray:
         _, h, w = patch.shape

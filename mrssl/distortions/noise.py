@@ -94,7 +94,7 @@ class SpeckleNoise(Distortion):
     g is white Gaussian noise smoothed by a Gaussian of the grain's size and scaled back to unit
     variance. Dark parts stay quiet, which tells it from Rician noise.
 
-    Severity: ``s = 0.6 * severity``; grains of 0.6 to 1.5 pixels (standard deviation).
+    Severity: ``s = 0.45 * severity``; grains of 0.6 to 1.5 pixels (standard deviation).
     """
 
     name = "speckle_noise"
@@ -102,7 +102,7 @@ class SpeckleNoise(Distortion):
 
     def _sample(self, rng: np.random.Generator, shape: tuple[int, int], severity: float) -> Params:
         return {
-            "strength": 0.6 * severity,
+            "strength": 0.45 * severity,
             "grain": float(rng.uniform(0.6, 1.5)),
             "seed": draw_seed(rng),
         }
@@ -110,7 +110,7 @@ class SpeckleNoise(Distortion):
     def _apply(self, patch: np.ndarray, params: Params, context: DistortionContext) -> np.ndarray:
         out = generator(params["seed"]).standard_normal(patch.shape, dtype=np.float32)
         kernel = cv2.getGaussianKernel(7, params["grain"], cv2.CV_32F)
-        kernel /= np.sqrt((kernel * kernel).sum())
+        kernel = kernel / np.linalg.norm(kernel)
         for grains in out:
             cv2.sepFilter2D(grains, -1, kernel, kernel, dst=grains, borderType=cv2.BORDER_REFLECT)
         out *= np.float32(params["strength"])

@@ -45,10 +45,14 @@ class Region:
         return cls((x0, y0, x1, y1), alpha, shape, feather, seed)
 
     @property
-    def slices(self) -> tuple[slice, slice]:
-        """Index of the region in a (..., H, W) array, after an Ellipsis."""
-        x0, y0, x1, y1 = self.box
-        return slice(y0, y1), slice(x0, x1)
+    def rows(self) -> slice:
+        """Index of the box's rows in a (..., H, W) array."""
+        return slice(self.box[1], self.box[3])
+
+    @property
+    def columns(self) -> slice:
+        """Index of the box's columns in a (..., H, W) array."""
+        return slice(self.box[0], self.box[2])
 
 
 def foreground_of(image: np.ndarray) -> np.ndarray:
@@ -123,7 +127,7 @@ class RegionSampler:
             shapes=tuple(node.REGION_SHAPES),
             feather=tuple(node.FEATHER),
             min_foreground=node.MIN_FOREGROUND,
-            separation=node.get("SEPARATION", 1.0),
+            separation=node.SEPARATION,
         )
 
     def sample(

@@ -98,7 +98,7 @@ class GibbsRinging(Distortion):
     9 % of its height beside it (Gibbs phenomenon; Czervionke et al., AJNR 1988). Only one axis is
     cut, the way phase-encoding steps are saved, which tells it from a blur.
 
-    Severity: the share of lines kept, ``0.6 - 0.48 * severity``, at least 5 lines.
+    Severity: the share of lines kept, ``0.3 - 0.22 * severity``, at least 5 lines.
     """
 
     name = "gibbs_ringing"
@@ -106,7 +106,7 @@ class GibbsRinging(Distortion):
 
     def _sample(self, rng: np.random.Generator, shape: tuple[int, int], severity: float) -> Params:
         axis = draw_axis(rng)
-        half = max(2, round(shape[axis] * (0.6 - 0.48 * severity) / 2))
+        half = max(2, round(shape[axis] * (0.3 - 0.22 * severity) / 2))
         return {"axis": axis, "half_width": half}
 
     @staticmethod
