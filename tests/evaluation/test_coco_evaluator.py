@@ -67,6 +67,23 @@ def test_masks_are_scored_apart_from_boxes(make_truth: Make, make_prediction: Ma
     assert results["segm"]["AP75"] == 0.0
 
 
+def test_areas_are_those_of_masks(make_truth: Make, make_prediction: Make) -> None:
+    large, thin = [22, 22, 62, 62], np.s_[:, 22:62, 42:62]
+    truth = make_truth(0, [large])
+    truth["masks"][thin] = False  # 800 of 1600 pixels: small, by COCO's 32 x 32
+    results = evaluate([truth], [{**truth, "scores": np.array([0.9])}])
+    for task in ("bbox", "segm"):
+        assert results[task]["APs"] == pytest.approx(1.0)
+        assert np.isnan(results[task]["APm"])
+
+    # A false detection counts in its own range only: by its box medium, by its mask small.
+    prediction = make_prediction([large, A], [0.9, 0.8])
+    prediction["masks"][0] = truth["masks"][0]
+    results = evaluate([make_truth(0, [A])], [prediction])
+    assert results["bbox"]["APs"] == pytest.approx(1.0)
+    assert results["segm"]["APs"] == pytest.approx(0.5)
+
+
 def test_no_predictions_score_zero(make_truth: Make, make_prediction: Make) -> None:
     results = evaluate([make_truth(0, [A])], [make_prediction()])
     assert results["bbox"]["AP"] == results["segm"]["AP"] == 0.0

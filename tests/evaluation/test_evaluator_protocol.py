@@ -64,6 +64,17 @@ def test_an_empty_shard_changes_nothing(
     np.testing.assert_equal(evaluator.evaluate(), expected)
 
 
+def test_merging_replaces_what_was_held(
+    factory: Callable[..., Evaluator], random_slices: Callable
+) -> None:
+    truths, predictions = random_slices()
+    evaluator, other = factory(NAMES), factory(NAMES)
+    evaluator.process(truths, predictions)
+    other.process(truths[:4], predictions[:4])
+    evaluator.merge([other.state()])
+    np.testing.assert_equal(evaluator.evaluate(), other.evaluate())
+
+
 def test_an_empty_data_set_is_one_clear_error(factory: Callable[..., Evaluator]) -> None:
     evaluator = factory(NAMES)
     evaluator.process([], [])

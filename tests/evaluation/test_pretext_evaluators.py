@@ -78,6 +78,15 @@ def test_detection_and_type_score_are_multiplied(make_truth: Make, make_predicti
     assert name_types([truth], [prediction])["type"]["AP-blur"] == pytest.approx(1.0)
 
 
+def test_an_overlap_of_one_half_is_enough(make_truth: Make, make_prediction: Make) -> None:
+    truth = make_truth(0, [A], types=[[1, 0]])
+    prediction = make_prediction([[4, 4, 20, 14]], [0.9], type_scores=[[0.9, 0.1]])  # IoU 0.625
+    results = name_types([truth], [prediction])
+    assert results["localization"]["AP75"] == 0.0
+    assert results["type"]["mAP"] == pytest.approx(1.0)
+    assert results["type"]["accuracy"] == 1.0
+
+
 def test_no_detection_at_all(make_truth: Make, make_prediction: Make) -> None:
     truth = make_truth(0, [A], types=[[1, 0]])
     results = name_types([truth], [make_prediction(type_scores=np.zeros((0, 2)))])
