@@ -72,12 +72,21 @@ def _check_size(path: str, dataset: Any) -> None:
 
 def _intensities(item: SliceHeader, dataset: Any, stored: np.ndarray) -> np.ndarray:
     values = stored.astype(np.float32)
+    padding = dataset.get("PixelPaddingValue")
+    if isinstance(padding, int):
+        _fill_padding(values, stored == padding)
     if dataset.get("PhotometricInterpretation") == "MONOCHROME1":
         bits = int(dataset.get("BitsStored") or dataset.BitsAllocated)
         values = (-1.0 if stored.dtype.kind == "i" else 2.0**bits - 1) - values
     if item.rescale != (1.0, 0.0):
         values = values * np.float32(item.rescale[0]) + np.float32(item.rescale[1])
     return values
+
+
+def _fill_padding(values: np.ndarray, padded: np.ndarray) -> None:
+    """Give pixels outside the reconstructed picture the lowest intensity within it."""
+    if padded.any() and not padded.all():
+        values[padded] = values[~padded].min()
 
 
 __all__ = ["read_slices"]

@@ -25,6 +25,8 @@ from mrssl.structures.volume import check_affine
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
 #: Slices closer than this (mm) are at the same place.
 _SAME_PLACE = 1e-3
+#: Largest sideways shift of a slice, in pixels, that counts as straight.
+_ASIDE = 0.5
 #: Largest deviation of a slice distance from the median, as a share, that counts as even.
 _UNEVEN = 0.02
 
@@ -209,7 +211,12 @@ def _slice_step(group: Sequence[SliceHeader], normal: np.ndarray, faults: list[s
     elif uneven:
         low, high = distances.min(), distances.max()
         faults.append(f"slice distance varies, {low:.3g} to {high:.3g} mm: the mean is used")
-    return (positions[-1] - positions[0]) / (len(group) - 1)
+    step = (positions[-1] - positions[0]) / (len(group) - 1)
+    along = (positions - positions[0]) @ normal / (step @ normal)
+    aside = np.linalg.norm(positions - positions[0] - along[:, None] * step, axis=1).max()
+    if aside > _ASIDE * min(group[0].spacing):
+        faults.append(f"slices are not stacked straight: up to {aside:.3g} mm aside")
+    return step
 
 
 def _key(item: SliceHeader) -> str:

@@ -111,6 +111,8 @@ def foreground_mask(image: np.ndarray) -> np.ndarray:
     low, high = np.searchsorted(np.cumsum(counts), (0.02 * levels.size, 0.98 * levels.size))
     threshold = max(_SLICE_FLOOR * 255.0, low + _BET_FRACTION * (high - low))
     _, mask = cv2.threshold(levels, int(threshold), 1, cv2.THRESH_BINARY)
+    # Pinholes first, or opening would tear noisy tissue apart; then specks; then larger holes.
+    mask = cv2.morphologyEx(mask, cv2.MORPH_CLOSE, _KERNEL_3)
     mask = cv2.morphologyEx(mask, cv2.MORPH_OPEN, _KERNEL_3)
     mask = cv2.morphologyEx(mask, cv2.MORPH_CLOSE, _KERNEL_7)
     return mask.view(np.bool_)

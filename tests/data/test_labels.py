@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from pycocotools import mask as coco
+
+from mrssl.data.labels import (
+    align_label,
+    annotations_of_slice,
+    boxes_of_masks,
+    check_label_geometry,
+    instances_of_slice,
+)
+from mrssl.errors import MrsslError
+from mrssl.structures import Volume
+
+LABEL = np.array(
+    [
+        [1, 1, 0, 0, 3],
+        [0, 0, 0, 0, 3],
+        [2, 0, 1, 0, 0],
+        [2, 0, 0, 1, 1],
+    ]
+)
+
+
+def test_one_instance_a_class() -> None:
+    masks, classes = instances_of_slice(LABEL, [1, 2, 3])
+    assert classes.dtype == np.int64
+    assert classes.tolist() == [0, 1, 2]
+    for mask, value in zip(masks, (1, 2, 3), strict=True):
+        assert np.array_equal(mask, value == LABEL)
+
+
+def test_one_instance_a_component() -> None:
+    masks, classes = instances_of_slice(LABEL, [1, 3], "component")
+    assert classes.tolist() == [0, 0, 1]
+    assert [int(mask.sum()) for mask in masks] == [2, 3, 2]  # corners touch: 8-connected
+    assert np.array_equal(np.bitwise_or.reduce(masks[:2]), LABEL == 1)
+
+
+def test_a_class_of_several_values_and_small_ones() -> None:
+    masks, classes = instances_of_slice(LABEL, [(1, 2), 3], min_pixels=3)
+    assert classes.tolist() == [0]
+    assert np.array_equal(masks[0], (LABEL == 1) | (LABEL == 2))
+    masks, classes = instances_of_slice(np.zeros((4, 5), int), [1])
+    assert masks.shape == (0, 4, 5)
+    assert len(classes) == 0
+
+
+def test_unknown_mode_is_named() -> None:
+    with pytest.raises(MrsslError, match="'blob'"):
+        instances_of_slice(LABEL, [1], "blob")
+
+
+def test_boxes_are_tight_and_exclusive() -> None:
+    masks, _ = instances_of_slice(LABEL, [1, 2, 3])
+    assert boxes_of_masks(masks).tolist() == [[0, 0, 5, 4], [0, 2, 1, 4], [4, 0, 5, 2]]
+
+
+def test_annotations_decode_to_the_masks() -> None:
+    masks, classes = instances_of_slice(LABEL, [1, 2, 3])
+    annotations = annotations_of_slice(masks, classes)
+    for mask, annotation in zip(masks, annotations, strict=True):
+        assert np.array_equal(coco.decode(annotation["segmentation"]), mask)
+        assert isinstance(annotation["segmentation"]["counts"], str)
+
+
+def test_label_in_other_axes_is_turned_to_its_image() -> None:
+    values = np.arange(24).reshape(2, 3, 4)
+    image = Volume(values, np.diag([1.0, 2.0, 3.0, 1.0]))
+    label = image.take_slices("H")
+    assert np.array_equal(align_label(label, image.affine, image.shape), values)
+
+
+def test_label_elsewhere_is_a_fault_and_of_another_shape_an_error() -> None:
+    affine = np.diag([1.0, 2.0, 3.0, 1.0])
+    moved = affine.copy()
+    moved[0, 3] = 5
+    assert check_label_geometry((2, 3, 4), affine, (2, 3, 4), affine)[1] == ""
+    assert "5 mm" in check_label_geometry((2, 3, 4), affine, (2, 3, 4), moved)[1]
+    with pytest.raises(MrsslError, match="shape"):
+        check_label_geometry((2, 3, 4), affine, (2, 3, 5), affine)
+
+
+def test_fractions_are_no_labels() -> None:
+    volume = Volume(np.full((2, 2, 2), 0.4), np.eye(4))
+    with pytest.raises(MrsslError, match="whole numbers"):
+        align_label(volume, volume.affine, volume.shape)
