@@ -9,6 +9,7 @@ programs read ``"model"`` and ignore the rest.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import pickle
 import zipfile
@@ -186,34 +187,26 @@ def load_checkpoint(path: str | os.PathLike[str], *, allow_pickle: bool = False)
 
 def _load(path: Path) -> Any:
     try:
-        file = open(path, "rb")
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from error
-    with file:
-        try:
-            return torch.load(file, map_location="cpu", weights_only=True)
-        except pickle.UnpicklingError as error:
-            raise CheckpointError(f"{path}: {_why_refused(path, error)}") from error
-        except Exception as error:  # a damaged file makes torch and pickle raise nearly anything
-            raise CheckpointError(f"{path}: {_why_damaged(path)}") from error
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file makes torch and pickle raise nearly anything
+        raise CheckpointError(f"{path}: {_fault(path, error)}") from error
 
 
-def _why_refused(path: Path, error: Exception) -> str:
-    text = str(error)
-    if "GLOBAL" in text or "global" in text:
+def _fault(path: Path, error: Exception) -> str:
+    """What is wrong with a file that torch does not load."""
+    # EINVAL: torch looked for the end of an archive before the start of a cut file
+    if isinstance(error, OSError) and error.errno != errno.EINVAL:
+        return f"cannot be read ({error.strerror or error})"
+    if isinstance(error, pickle.UnpicklingError) and "global" in str(error).lower():
         return (
             "refused: holds Python objects that would run code when read; "
             "only tensors and plain types are read"
         )
-    return _why_damaged(path)
-
-
-def _why_damaged(path: Path) -> str:
     with open(path, "rb") as file:
         magic = file.read(len(_ARCHIVE_MAGIC))
-    if magic == _ARCHIVE_MAGIC and not zipfile.is_zipfile(path):
-        return "a truncated checkpoint"
-    return "a damaged checkpoint" if magic == _ARCHIVE_MAGIC else "not a PyTorch checkpoint"
+    if magic != _ARCHIVE_MAGIC:
+        return "not a PyTorch checkpoint"
+    return "a damaged checkpoint" if zipfile.is_zipfile(path) else "a truncated checkpoint"
 
 
 def _unpickle(path: Path, *, allow: bool) -> Any:
