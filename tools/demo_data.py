@@ -29,9 +29,8 @@ from mrssl.errors import optional_import
 FIRST_SLICE, LAST_SLICE = 28, 144
 TRAIN_SLICES, SCORED_SLICES, GAP_SLICES = 12, 6, 4
 
-LABELS = {"background": 0, "grey matter": 1, "white matter": 2}
-#: Share of a tissue in a voxel from which on the voxel is labelled with the larger share.
-MIN_TISSUE = 0.4
+#: One class: grey matter would fill nearly the same box, and a detector tells things apart by box.
+LABELS = {"background": 0, "white matter": 1}
 MARGIN = 4  # voxels left about the head, in plane
 
 
@@ -81,8 +80,7 @@ def load_template() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     image = template.get_fdata(dtype=np.float32)
     grey = datasets.load_mni152_gm_template(resolution=1).get_fdata(dtype=np.float32)
     white = datasets.load_mni152_wm_template(resolution=1).get_fdata(dtype=np.float32)
-    labels = np.where(white >= grey, 2, 1).astype(np.uint8)
-    labels[np.maximum(grey, white) < MIN_TISSUE] = 0
+    labels = ((white > grey) & (white > 0.5)).astype(np.uint8)
 
     head = (image > 0)[:, :, FIRST_SLICE:LAST_SLICE].any(axis=2)
     (x0, y0), (x1, y1) = (f(np.argwhere(head), axis=0) for f in (np.min, np.max))

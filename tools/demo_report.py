@@ -64,8 +64,8 @@ class Run:
     results: Results
     seconds: float
 
-    def history(self) -> list[dict[str, float]]:
-        """The lines of ``metrics.json``, in order."""
+    def history(self) -> list[dict[str, float | None]]:
+        """The lines of ``metrics.json``, in order; None where a value was no number."""
         text = (self.folder / "metrics.json").read_text(encoding="utf-8")
         return [json.loads(line) for line in text.splitlines() if line.strip()]
 
@@ -77,7 +77,7 @@ class Picture:
     image: np.ndarray
     title: str = ""
     masks: Sequence[np.ndarray] = ()
-    boxes: Sequence[Sequence[float]] = ()
+    boxes: np.ndarray | Sequence[Sequence[float]] = ()
 
 
 @dataclass
@@ -178,7 +178,7 @@ def curves(runs: Sequence[Run], metrics: Sequence[str], ylabel: str) -> Figure:
     for run in runs:
         history = run.history()
         for metric in metrics:
-            points = [(h["iteration"], h[metric]) for h in history if metric in h]
+            points = [(h["iteration"], h[metric]) for h in history if h.get(metric) is not None]
             if points:
                 name = run.title if len(metrics) == 1 else metric.removeprefix("loss_")
                 axis.plot(
