@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from mrssl.data.dicom_headers import DicomError, SliceHeader, one_line, read_dataset
+from mrssl.data.dicom_headers import DicomError, one_line, read_dataset
+from mrssl.data.dicom_slices import SliceHeader
 
 #: Decoded bytes of one file, at most, and for each byte of a compressed file.
 _MAX_FILE_BYTES = 2**30
@@ -26,20 +27,33 @@ def read_slices(slices: Sequence[SliceHeader]) -> np.ndarray:
         DicomError: truncated, damaged, or a coding without an installed decoder.
     """
     volume: np.ndarray | None = None
+    precise = _needs_philips_scale(slices)
     opened: tuple[str, Any, np.ndarray] | None = None
     for index, item in enumerate(slices):
         if opened is None or opened[0] != item.path:
             dataset = read_dataset(item.path, pixels=True)
-            opened = (item.path, dataset, _decode(item.path, dataset))
+            opened = (item.path, dataset, _tiles(_decode(item.path, dataset), item.mosaic))
         _, dataset, frames = opened
         if item.frame >= len(frames) or frames.shape[1:] != item.shape:
             raise DicomError(f"{item.path}: the pixels are {frames.shape}, the header differs")
         if volume is None:
             volume = np.empty((len(slices), *item.shape), np.float32)
         volume[index] = _intensities(item, dataset, frames[item.frame])
+        if precise:
+            volume[index] /= np.float32(item.rescale[0] * (item.scale or 1.0))
     if volume is None:
         raise DicomError("a DICOM volume without slices")
     return np.nan_to_num(volume, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
+
+
+def _needs_philips_scale(slices: Sequence[SliceHeader]) -> bool:
+    """Whether slices were stored with different factors, so that rescaled values don't compare.
+
+    Philips' real value is (stored x slope + intercept) / (slope x scale slope). Where the factors
+    are the same throughout a volume it is the rescaled one times a constant, and left out.
+    """
+    factors = {(item.rescale[0], item.scale) for item in slices}
+    return len(factors) > 1 and all(item.scale for item in slices)
 
 
 def _decode(path: str, dataset: Any) -> np.ndarray:
@@ -52,6 +66,15 @@ def _decode(path: str, dataset: Any) -> np.ndarray:
     except Exception as error:  # each decoder raises its own
         raise DicomError(f"{path}: the pixels can't be decoded ({one_line(error)})") from error
     return pixels[None] if pixels.ndim == 2 else pixels
+
+
+def _tiles(frames: np.ndarray, side: int) -> np.ndarray:
+    """Cut the one picture of a mosaic into its tiles, row by row."""
+    if side == 1:
+        return frames
+    rows, columns = frames.shape[1] // side, frames.shape[2] // side
+    cut = frames[0, : rows * side, : columns * side].reshape(side, rows, side, columns)
+    return cut.swapaxes(1, 2).reshape(side * side, rows, columns)
 
 
 def _check_size(path: str, dataset: Any) -> None:

@@ -18,7 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mrssl.data.dicom_headers import DicomError, Plane, SliceHeader, read_slice_headers
+from mrssl.data.dicom_headers import DicomError
+from mrssl.data.dicom_slices import Plane, SliceHeader, read_slice_headers
 from mrssl.errors import MrsslError
 from mrssl.structures.volume import check_affine
 
@@ -179,10 +180,14 @@ def _volume(group: list[SliceHeader]) -> DicomVolume:
     first = group[0]
     if first.tags.get("Modality", "MR") != "MR":
         faults.append(f"modality {first.tags['Modality']}, not MR")
+    spacing = first.spacing
+    if spacing is None:
+        faults.append("no PixelSpacing: 1 mm is assumed")
+        spacing = (1.0, 1.0)
     affine = np.eye(4)
     affine[:3, 0] = _LPS_TO_RAS @ step
-    affine[:3, 1] = _LPS_TO_RAS @ plane.rows * first.spacing[0]
-    affine[:3, 2] = _LPS_TO_RAS @ plane.columns * first.spacing[1]
+    affine[:3, 1] = _LPS_TO_RAS @ plane.rows * spacing[0]
+    affine[:3, 2] = _LPS_TO_RAS @ plane.columns * spacing[1]
     affine[:3, 3] = _LPS_TO_RAS @ plane.position
     check_affine(affine)
     return DicomVolume(_key(first), tuple(group), affine, tuple(faults))
@@ -214,7 +219,7 @@ def _slice_step(group: Sequence[SliceHeader], normal: np.ndarray, faults: list[s
     step = (positions[-1] - positions[0]) / (len(group) - 1)
     along = (positions - positions[0]) @ normal / (step @ normal)
     aside = np.linalg.norm(positions - positions[0] - along[:, None] * step, axis=1).max()
-    if aside > _ASIDE * min(group[0].spacing):
+    if aside > _ASIDE * min(group[0].spacing or (1.0, 1.0)):
         faults.append(f"slices are not stacked straight: up to {aside:.3g} mm aside")
     return step
 

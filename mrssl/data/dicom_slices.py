@@ -1,0 +1,298 @@
+"""The slices of a DICOM file: where each lies, and what tells series apart.
+
+A classic file has one slice, an Enhanced multi-frame file one a frame (functional groups, PS3.3
+C.7.6.16), a Siemens mosaic one a tile. Nothing that names a patient leaves this module: the
+subject is a digest of PatientID, and UIDs stay inside the grouping values.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mrssl.data.dicom_headers import (
+    CSA_IMAGE_HEADER,
+    GROUPING,
+    PHILIPS_SCALE_SLOPE,
+    TAGS,
+    DicomError,
+    first,
+    number,
+    numbers,
+    one_line,
+    positive,
+    read_dataset,
+    subject_digest,
+    tag_text,
+)
+
+#: Where Enhanced objects keep what classic ones have at the top: macro sequence of the attribute.
+_MACROS = {
+    "ImagePositionPatient": "PlanePositionSequence",
+    "ImageOrientationPatient": "PlaneOrientationSequence",
+    "PixelSpacing": "PixelMeasuresSequence",
+    "SliceThickness": "PixelMeasuresSequence",
+    "SpacingBetweenSlices": "PixelMeasuresSequence",
+    "EffectiveEchoTime": "MREchoSequence",
+    "DiffusionBValue": "MRDiffusionSequence",
+    "FrameType": "MRImageFrameTypeSequence",
+    "ComplexImageComponent": "MRImageFrameTypeSequence",
+    "TemporalPositionIndex": "FrameContentSequence",
+    "FrameAcquisitionNumber": "FrameContentSequence",
+    "InversionTimes": "MRModifierSequence",
+    "RescaleSlope": "PixelValueTransformationSequence",
+    "RescaleIntercept": "PixelValueTransformationSequence",
+}
+_RENAMED = {
+    "EchoTime": "EffectiveEchoTime",
+    "ImageType": "FrameType",
+    "TemporalPositionIdentifier": "TemporalPositionIndex",
+    "AcquisitionNumber": "FrameAcquisitionNumber",
+    "InversionTime": "InversionTimes",
+}
+#: Largest difference of direction cosines within a volume.
+_SAME_DIRECTION = 1e-3
+#: Frames in one file, at most.
+MAX_FRAMES = 100_000
+
+
+@dataclass(frozen=True)
+class Plane:
+    """Where a slice lies (PS3.3 C.7.6.2), LPS: x to the Left, y to Posterior, z to Superior.
+
+    Attributes:
+        position: (3,) centre of the first voxel, mm.
+        columns: (3,) unit vector along which the column index grows.
+        rows: (3,) unit vector along which the row index grows.
+    """
+
+    position: np.ndarray
+    columns: np.ndarray
+    rows: np.ndarray
+
+    @property
+    def normal(self) -> np.ndarray:
+        """(3,) unit vector across the slice: columns x rows."""
+        normal = np.cross(self.columns, self.rows)
+        return normal / np.linalg.norm(normal)
+
+    def is_parallel(self, other: Plane) -> bool:
+        """Whether both have the same directions, to 1e-3."""
+        apart = np.abs([self.columns - other.columns, self.rows - other.rows]).max()
+        return bool(apart < _SAME_DIRECTION)
+
+    @classmethod
+    def from_header(cls, get: Callable[[str], Any]) -> Plane | None:
+        """From ImagePositionPatient and ImageOrientationPatient; None if either is no use."""
+        position = numbers(get("ImagePositionPatient"), 3)
+        cosines = numbers(get("ImageOrientationPatient"), 6)
+        if position is None or cosines is None:
+            return None
+        columns, rows = cosines[:3], cosines[3:]
+        lengths = np.linalg.norm(columns), np.linalg.norm(rows)
+        if min(lengths) < 0.9 or max(lengths) > 1.1 or abs(columns @ rows) > 0.1:
+            return None
+        return cls(position, columns, rows)
+
+
+@dataclass(frozen=True)
+class SliceHeader:
+    """One slice: where its pixels are, where it lies, and what it belongs to.
+
+    Attributes:
+        path: the file.
+        frame: index of the frame in a multi-frame file; 0 otherwise.
+        shape: (rows, columns).
+        spacing: mm between rows and between columns; None where the file does not say.
+        plane: where it lies; None where the file does not say.
+        thickness: mm to the next slice according to the header; None where missing.
+        rescale: slope and intercept from stored values to intensities.
+        scale: Philips' scale slope, where the file has one.
+        mosaic: tiles along a side of the stored picture, of which ``frame`` is one; 1 = none.
+        number: InstanceNumber, or the frame's index in a multi-frame file.
+        group: values that must agree within a volume; none names a person.
+        repeat: values that may tell repeats at one position apart, in the order to be tried.
+        subject: digest of PatientID, "" where the file has none.
+        tags: the fields of :data:`TAGS` that the file has, ``SOPClass`` and ``Kind``, as text.
+    """
+
+    path: str
+    frame: int
+    shape: tuple[int, int]
+    spacing: tuple[float, float] | None
+    plane: Plane | None
+    thickness: float | None
+    rescale: tuple[float, float]
+    scale: float | None
+    mosaic: int
+    number: int
+    group: tuple[Any, ...]
+    repeat: tuple[Any, ...]
+    subject: str
+    tags: dict[str, str] = field(repr=False)
+
+
+def read_slice_headers(path: str | Path) -> list[SliceHeader]:
+    """The slices of one file, without their pixels.
+
+    Raises:
+        DicomError: not DICOM, damaged, or not an image of numbers in a plane.
+    """
+    dataset = read_dataset(path, pixels=False)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return _slices(str(path), dataset)
+    except DicomError:
+        raise
+    except Exception as error:  # lazily converted values of damaged files
+        raise DicomError(f"{path}: damaged DICOM header ({one_line(error)})") from error
+
+
+def _slices(path: str, dataset: Any) -> list[SliceHeader]:
+    if "Rows" not in dataset or "Columns" not in dataset:
+        what = getattr(dataset.get("SOPClassUID"), "name", "")
+        raise DicomError(f"{path}: no image in it ({what or 'no SOP class, not DICOM'})")
+    if int(dataset.get("SamplesPerPixel") or 1) != 1:
+        raise DicomError(f"{path}: a colour picture, not MRI")
+    frames = int(dataset.get("NumberOfFrames") or 1)
+    if not 0 < frames <= MAX_FRAMES:
+        raise DicomError(f"{path}: NumberOfFrames {frames} makes no sense")
+    shape = (int(dataset.Rows), int(dataset.Columns))
+    if min(shape) < 1:
+        raise DicomError(f"{path}: {shape[0]} x {shape[1]} pixels")
+    shared = first(dataset.get("SharedFunctionalGroupsSequence"))
+    per_frame = dataset.get("PerFrameFunctionalGroupsSequence")
+    if frames > 1 and per_frame is None:
+        raise DicomError(f"{path}: {frames} frames without a position each")
+    if per_frame is not None and len(per_frame) != frames:
+        raise DicomError(f"{path}: {frames} frames, but functional groups for {len(per_frame)}")
+    if per_frame is None:
+        item = _slice(path, 0, dataset.get, dataset, shape)
+        return (
+            _mosaic_tiles(item, dataset) if "MOSAIC" in item.tags.get("ImageType", "") else [item]
+        )
+    return [
+        _slice(path, index, _frame_getter(dataset, shared, frame), dataset, shape)
+        for index, frame in enumerate(per_frame)
+    ]
+
+
+def _slice(
+    path: str, frame: int, get: Callable[[str], Any], dataset: Any, shape: tuple[int, int]
+) -> SliceHeader:
+    spacing = numbers(get("PixelSpacing"), 2)
+    if spacing is not None and not (spacing > 0).all():
+        spacing = None
+    echo = number(get("EchoTime"))
+    tags = {name: tag_text(value) for name in TAGS if (value := get(name)) is not None}
+    tags |= _told_apart(dataset, tags.get("ImageType", ""))
+    subject = subject_digest(dataset.get("PatientID"))
+    group = (
+        *(str(get(name) or "") for name in GROUPING),
+        subject,
+        tags.get("ImageType", ""),
+        None if echo is None else round(echo, 2),
+        number(get("DiffusionBValue")),
+        number(get("InversionTime")),
+        shape,
+        None if spacing is None else tuple(np.round(spacing, 4).tolist()),
+    )
+    scale = dataset.get(PHILIPS_SCALE_SLOPE)
+    multi_frame = "PerFrameFunctionalGroupsSequence" in dataset
+    return SliceHeader(
+        path=path,
+        frame=frame,
+        shape=shape,
+        spacing=None if spacing is None else (float(spacing[0]), float(spacing[1])),
+        plane=Plane.from_header(get),
+        thickness=positive(get("SpacingBetweenSlices")) or positive(get("SliceThickness")),
+        rescale=(positive(get("RescaleSlope")) or 1.0, number(get("RescaleIntercept")) or 0.0),
+        scale=None if scale is None else positive(scale.value),
+        mosaic=1,
+        number=frame if multi_frame else int(number(dataset.get("InstanceNumber")) or 0),
+        group=group,
+        repeat=(number(get("AcquisitionNumber")), number(get("TriggerTime"))),
+        subject=subject,
+        tags=tags,
+    )
+
+
+def _told_apart(dataset: Any, image_type: str) -> dict[str, str]:
+    """Two fields to choose by that no header has: the kind of object, and the kind of picture."""
+    words = set(image_type.upper().split("\\"))
+    kinds = {
+        "localizer": {"LOCALIZER", "SCOUT"},
+        "phase": {"P", "PHASE", "PHASE MAP", "VELOCITY MAP", "PHASE CONTRAST"},
+        "real": {"R", "REAL"},
+        "imaginary": {"I", "IMAGINARY"},
+        "derived": {"DERIVED"},
+    }
+    kind = next((name for name, marks in kinds.items() if marks & words), "magnitude")
+    return {"SOPClass": str(getattr(dataset.get("SOPClassUID"), "name", "")), "Kind": kind}
+
+
+def _frame_getter(dataset: Any, shared: Any, frame: Any) -> Callable[[str], Any]:
+    """Look an attribute up in the frame's functional groups, the shared ones, then at the top."""
+
+    def get(name: str) -> Any:
+        inner = _RENAMED.get(name, name)
+        macro = _MACROS.get(inner)
+        if macro is not None:
+            for group in (frame, shared):
+                item = first(group.get(macro)) if group is not None else None
+                if item is not None and item.get(inner) is not None:
+                    return item.get(inner)
+        return dataset.get(name)
+
+    return get
+
+
+def _mosaic_tiles(item: SliceHeader, dataset: Any) -> list[SliceHeader]:
+    """The slices of a Siemens mosaic: one picture that holds a volume's slices as tiles.
+
+    ImagePositionPatient is that of a single slice as large as the whole mosaic about the same
+    centre (https://nipy.org/nibabel/dicom/dicom_mosaic.html).
+
+    Raises:
+        DicomError: no description of the tiles, or one that does not fit the picture.
+    """
+    from nibabel.nicom import csareader
+
+    element = dataset.get(CSA_IMAGE_HEADER)
+    csa = csareader.read(element.value) if element is not None and element.value else None
+    count = csareader.get_n_mosaic(csa) if csa else None
+    if not count:
+        raise DicomError(f"{item.path}: a mosaic whose number of tiles is not stated")
+    side = math.ceil(math.sqrt(count))
+    if item.shape[0] % side or item.shape[1] % side:
+        raise DicomError(f"{item.path}: {count} tiles do not fit {item.shape[0]} x {item.shape[1]}")
+    shape = (item.shape[0] // side, item.shape[1] // side)
+    normal = numbers(csareader.get_slice_normal(csa), 3)
+    if item.plane is None or normal is None or item.spacing is None or item.thickness is None:
+        raise DicomError(f"{item.path}: a mosaic without geometry")
+    corner = (
+        item.plane.position
+        + item.plane.rows * item.spacing[0] * (item.shape[0] - shape[0]) / 2
+        + item.plane.columns * item.spacing[1] * (item.shape[1] - shape[1]) / 2
+    )
+    return [
+        replace(
+            item,
+            frame=index,
+            shape=shape,
+            plane=replace(item.plane, position=corner + normal * item.thickness * index),
+            mosaic=side,
+            number=item.number * count + index,
+        )
+        for index in range(count)
+    ]
+
+
+__all__ = ["MAX_FRAMES", "Plane", "SliceHeader", "read_slice_headers"]
