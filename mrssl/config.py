@@ -1,0 +1,284 @@
+"""Configuration: Detectron2's YAML files and keys, and one node more, ``MRSSL``.
+
+:func:`get_cfg` gives the subset of Detectron2's keys that the embedded engine understands, with
+Detectron2's names and defaults, so that the same YAML file drives either engine.
+:func:`add_mrssl_config` adds the node ``MRSSL`` to any ``CfgNode``, Detectron2's own included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from fvcore.common.config import CfgNode as CN
+
+from mrssl.errors import MrsslError
+
+#: The one switch between pretraining and fine-tuning (``MODEL.ROI_HEADS.NAME``).
+DISTORTION_ROI_HEADS = "DistortionROIHeads"
+
+
+class ConfigError(MrsslError):
+    """A configuration file or override that cannot be used; the message names the key."""
+
+
+def is_pretraining(cfg: CN) -> bool:
+    """Whether ``cfg`` asks for the pretext task (find, name and restore distortions)."""
+    return cfg.MODEL.ROI_HEADS.NAME == DISTORTION_ROI_HEADS
+
+
+def add_mrssl_config(cfg: CN) -> None:
+    """Add the node ``MRSSL`` with its defaults to ``cfg``, in place."""
+    node = cfg.MRSSL = CN()
+
+    # -- data: how volumes become slices ----------------------------------------------------------
+    node.DATA = CN()
+    # Array axis that is stepped through to make slices: "auto" (the axis with the coarsest
+    # spacing, the first of equals in D, H, W order), "D", "H" or "W".
+    node.DATA.SLICE_AXIS = "auto"
+    # Neighbouring slices stacked as the three input channels; 0 repeats the slice itself.
+    node.DATA.NEIGHBOR_STEP = 1
+    # Intensity range of a volume, mapped to [0, 1] and clipped: percentiles of its foreground.
+    node.DATA.NORMALIZATION = "percentile"  # "percentile", "zscore" or "window"
+    node.DATA.PERCENTILES = (0.5, 99.5)
+    node.DATA.ZSCORE_RANGE = (-3.0, 3.0)  # standard deviations mapped to [0, 1]
+    node.DATA.WINDOW = (0.0, 1.0)  # raw intensities mapped to [0, 1] by "window"
+    # Slices with a smaller share of foreground pixels are left out of training without labels.
+    node.DATA.MIN_FOREGROUND = 0.05
+    # Label volumes: one instance per "class" or per connected "component" of each class.
+    node.DATA.INSTANCES = "class"
+    # Instances of fewer pixels in a slice are left out.
+    node.DATA.MIN_INSTANCE_PIXELS = 4
+    # Train on slices without any instance too (as negatives).
+    node.DATA.KEEP_EMPTY = True
+    # Decoded volumes kept in memory, per loader worker, in MiB.
+    node.DATA.CACHE_MIB = 2048
+    # Regular expression whose first group is the subject in a file name; "" = by the format.
+    node.DATA.SUBJECT_PATTERN = ""
+
+    # -- augmentation of labelled slices -----------------------------------------------------------
+    node.AUGMENT = CN()
+    node.AUGMENT.SCALE = (0.85, 1.2)  # zoom about the centre
+    node.AUGMENT.ROTATE = 10.0  # degrees, +-
+    node.AUGMENT.TRANSLATE = 0.05  # share of the side, +-
+    node.AUGMENT.GAMMA = (0.7, 1.4)
+    node.AUGMENT.CONTRAST = (0.8, 1.2)
+    node.AUGMENT.PRETRAIN = False  # the same geometric and intensity changes before distorting
+
+    # -- pretext: where and how slices are distorted -----------------------------------------------
+    node.PRETEXT = CN()
+    node.PRETEXT.REGIONS = (1, 6)  # regions a slice, inclusive
+    node.PRETEXT.REGION_SIZE = (0.08, 0.40)  # side of a region as a share of the slice's side
+    node.PRETEXT.REGION_SHAPES = ("rectangle", "ellipse", "blob")
+    node.PRETEXT.FEATHER = (0.0, 0.15)  # width of the soft edge as a share of the region's side
+    # Least distance of two regions' centres, in half sums of their greater sides: 1 keeps regions
+    # apart, less lets them overlap.
+    node.PRETEXT.SEPARATION = 1.0
+    node.PRETEXT.MIN_FOREGROUND = 0.25  # of a region's pixels
+    node.PRETEXT.CLEAN_SHARE = 0.1  # slices left undistorted
+    node.PRETEXT.TOLERANCE = 0.02  # a pixel counts as changed beyond this difference, in [0, 1]
+    node.PRETEXT.MIN_CHANGED = 0.1  # share of the region that must change, else it is drawn again
+    # Distortion types, or ("all",); weights of equal length, or () for equal shares.
+    node.PRETEXT.DISTORTIONS = ("all",)
+    node.PRETEXT.WEIGHTS = ()
+    node.PRETEXT.COMPOSE = (1, 1)  # distortions a region, inclusive
+    node.PRETEXT.SEVERITY = (0.3, 1.0)
+    # Curricula: ((iteration, value), ...) joined linearly; () = constant. Factors on the upper
+    # ends of SEVERITY and REGIONS.
+    node.PRETEXT.SEVERITY_CURRICULUM = ()
+    node.PRETEXT.REGIONS_CURRICULUM = ()
+    # 2.5-D: share of regions in which all channels are distorted alike; in the others, only the
+    # slice itself (the middle channel) is.
+    node.PRETEXT.ALL_CHANNELS = 1.0
+
+    # -- the two branches of the pretext -----------------------------------------------------------
+    node.DISTORTION_HEAD = CN()
+    node.DISTORTION_HEAD.IN_FEATURES = ("p2", "p4")  # the two scales: fine, context
+    node.DISTORTION_HEAD.MAX_ROIS = 8  # positive proposals a slice that the two branches see
+    node.TYPE_HEAD = CN()
+    node.TYPE_HEAD.CONV_DIM = 64
+    node.TYPE_HEAD.LOSS_WEIGHT = 1.0
+    node.RESTORATION_HEAD = CN()
+    node.RESTORATION_HEAD.RESOLUTION = 56  # output pixels a side; a multiple of 4
+    node.RESTORATION_HEAD.CONV_DIM = 32
+    node.RESTORATION_HEAD.NORM = "GN"
+    node.RESTORATION_HEAD.L1_WEIGHT = 1.0
+    node.RESTORATION_HEAD.SSIM_WEIGHT = 0.25
+    node.RESTORATION_HEAD.L2_WEIGHT = 0.0
+    node.RESTORATION_HEAD.LOSS_WEIGHT = 1.0
+
+    # -- transfer ---------------------------------------------------------------------------------
+    node.TRANSFER = CN()
+    node.TRANSFER.SCOPE = "detector"  # "backbone", "fpn", "rpn" or "detector"
+    # Learning-rate factor of the loaded parameters, and iterations for which they stay frozen.
+    node.TRANSFER.LR_FACTOR = 1.0
+    node.TRANSFER.FREEZE_ITERS = 0
+
+    # -- training ---------------------------------------------------------------------------------
+    node.SOLVER = CN()
+    node.SOLVER.OPTIMIZER = "SGD"  # "SGD" or "ADAMW"
+    node.SOLVER.BEST_METRIC = ""  # "task/metric" kept as model_best.pth; "" = by the task
+    node.SOLVER.PATIENCE = 0  # evaluations without a better metric before stopping; 0 = never
+    node.SOLVER.KEEP_CHECKPOINTS = 2
+    node.LOG_PERIOD = 20
+    node.PICTURE_PERIOD = 0  # iterations between TensorBoard pictures; 0 = at each evaluation
+
+
+def get_cfg() -> CN:
+    """The embedded engine's configuration: Detectron2's keys and defaults, and the ``MRSSL`` node.
+
+    Only keys that the torchvision engine acts on are here, so that a key it would ignore is an
+    error and not a surprise. Detectron2's own ``get_cfg()`` plus :func:`add_mrssl_config` accepts
+    every file that this accepts.
+    """
+    c = CN()
+    c.VERSION = 2
+    c.MODEL = CN()
+    c.MODEL.DEVICE = "cuda"
+    c.MODEL.META_ARCHITECTURE = "GeneralizedRCNN"
+    c.MODEL.WEIGHTS = ""
+    c.MODEL.MASK_ON = False
+    c.MODEL.PIXEL_MEAN = [103.530, 116.280, 123.675]
+    c.MODEL.PIXEL_STD = [1.0, 1.0, 1.0]
+
+    c.MODEL.BACKBONE = CN({"NAME": "build_resnet_backbone", "FREEZE_AT": 2})
+    c.MODEL.RESNETS = CN(
+        {
+            "DEPTH": 50,
+            "OUT_FEATURES": ["res4"],
+            "NORM": "FrozenBN",
+            "STRIDE_IN_1X1": True,
+            "RES2_OUT_CHANNELS": 256,
+            "STEM_OUT_CHANNELS": 64,
+        }
+    )
+    c.MODEL.FPN = CN({"IN_FEATURES": [], "OUT_CHANNELS": 256, "NORM": ""})
+    c.MODEL.ANCHOR_GENERATOR = CN(
+        {"SIZES": [[32, 64, 128, 256, 512]], "ASPECT_RATIOS": [[0.5, 1.0, 2.0]]}
+    )
+    c.MODEL.PROPOSAL_GENERATOR = CN({"NAME": "RPN"})
+    c.MODEL.RPN = CN(
+        {
+            "IN_FEATURES": ["res4"],
+            "IOU_THRESHOLDS": [0.3, 0.7],
+            "BATCH_SIZE_PER_IMAGE": 256,
+            "POSITIVE_FRACTION": 0.5,
+            "PRE_NMS_TOPK_TRAIN": 12000,
+            "PRE_NMS_TOPK_TEST": 6000,
+            "POST_NMS_TOPK_TRAIN": 2000,
+            "POST_NMS_TOPK_TEST": 1000,
+            "NMS_THRESH": 0.7,
+        }
+    )
+    c.MODEL.ROI_HEADS = CN(
+        {
+            "NAME": "Res5ROIHeads",
+            "NUM_CLASSES": 80,
+            "IN_FEATURES": ["res4"],
+            "IOU_THRESHOLDS": [0.5],
+            "BATCH_SIZE_PER_IMAGE": 512,
+            "POSITIVE_FRACTION": 0.25,
+            "SCORE_THRESH_TEST": 0.05,
+            "NMS_THRESH_TEST": 0.5,
+        }
+    )
+    c.MODEL.ROI_BOX_HEAD = CN(
+        {
+            "NAME": "",
+            "NUM_FC": 0,
+            "FC_DIM": 1024,
+            "POOLER_RESOLUTION": 14,
+            "POOLER_SAMPLING_RATIO": 0,
+            "POOLER_TYPE": "ROIAlignV2",
+        }
+    )
+    c.MODEL.ROI_MASK_HEAD = CN(
+        {
+            "NAME": "MaskRCNNConvUpsampleHead",
+            "NUM_CONV": 0,
+            "CONV_DIM": 256,
+            "NORM": "",
+            "POOLER_RESOLUTION": 14,
+            "POOLER_SAMPLING_RATIO": 0,
+            "POOLER_TYPE": "ROIAlignV2",
+        }
+    )
+
+    c.INPUT = CN(
+        {
+            "MIN_SIZE_TRAIN": (800,),
+            "MAX_SIZE_TRAIN": 1333,
+            "MIN_SIZE_TEST": 800,
+            "MAX_SIZE_TEST": 1333,
+            "RANDOM_FLIP": "horizontal",
+            "FORMAT": "BGR",
+            "MASK_FORMAT": "polygon",
+        }
+    )
+    c.DATASETS = CN({"TRAIN": (), "TEST": ()})
+    c.DATALOADER = CN({"NUM_WORKERS": 4, "FILTER_EMPTY_ANNOTATIONS": True})
+
+    c.SOLVER = CN(
+        {
+            "LR_SCHEDULER_NAME": "WarmupMultiStepLR",
+            "MAX_ITER": 40000,
+            "BASE_LR": 0.001,
+            "BASE_LR_END": 0.0,
+            "MOMENTUM": 0.9,
+            "WEIGHT_DECAY": 0.0001,
+            "WEIGHT_DECAY_NORM": 0.0,
+            "GAMMA": 0.1,
+            "STEPS": (30000,),
+            "WARMUP_FACTOR": 1.0 / 1000,
+            "WARMUP_ITERS": 1000,
+            "CHECKPOINT_PERIOD": 5000,
+            "IMS_PER_BATCH": 16,
+        }
+    )
+    c.SOLVER.CLIP_GRADIENTS = CN(
+        {"ENABLED": False, "CLIP_TYPE": "value", "CLIP_VALUE": 1.0, "NORM_TYPE": 2.0}
+    )
+    c.SOLVER.AMP = CN({"ENABLED": False})
+    c.TEST = CN({"EVAL_PERIOD": 0, "DETECTIONS_PER_IMAGE": 100})
+    c.OUTPUT_DIR = "./output"
+    c.SEED = -1
+    add_mrssl_config(c)
+    return c
+
+
+def load_cfg(
+    config_file: str | Path | None = None,
+    overrides: Sequence[str] = (),
+    *,
+    cfg: CN | None = None,
+) -> CN:
+    """Defaults, then ``config_file`` (with its ``_BASE_``), then ``KEY VALUE`` overrides; frozen.
+
+    Args:
+        config_file: a YAML file with Detectron2's keys, or None.
+        overrides: a flat list ``[KEY, VALUE, KEY, VALUE, ...]``.
+        cfg: the defaults to start from (Detectron2's own, with ``MRSSL`` added); :func:`get_cfg`
+            if None.
+
+    Raises:
+        ConfigError: a missing or unreadable file, an unknown key or a value of the wrong type;
+            one line that names the file and the key.
+    """
+    cfg = get_cfg() if cfg is None else cfg
+    if config_file is not None:
+        try:
+            cfg.merge_from_file(str(config_file))
+        except Exception as error:  # yaml, yacs and iopath each raise their own
+            raise ConfigError(f"{config_file}: {_one_line(error)}") from error
+    if len(overrides) % 2:
+        raise ConfigError(f"overrides come as KEY VALUE pairs; {overrides[-1]!r} has no value")
+    try:
+        cfg.merge_from_list(list(overrides))
+    except Exception as error:
+        raise ConfigError(f"command line: {_one_line(error)}") from error
+    cfg.freeze()
+    return cfg
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,201 @@
+"""From a standard dataset dict to the sample that a detector trains on, in the core's own terms.
+
+Shape letters: C = 3 neighbouring slices, H, W the resized slice, N instances, K distortion types.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+from fvcore.common.config import CfgNode
+
+from mrssl.config import is_pretraining
+from mrssl.data.augmentation import SliceAugmentation
+from mrssl.data.cache import VolumeCache
+from mrssl.data.labels import boxes_of_masks, instances_of_slice
+from mrssl.distortions import Distorter
+
+#: Samples carry intensities in [0, 255], so that 8-bit slices suit the same PIXEL_MEAN and _STD.
+INTENSITY_SCALE = 255.0
+#: Fields of the dataset dict that travel with the sample.
+METADATA = (
+    "file_name",
+    "series",
+    "image_id",
+    "slice_index",
+    "num_slices",
+    "subject_id",
+    "spacing",
+    "height",
+    "width",
+)
+_TRAIN, _EVALUATE = 0, 1
+
+
+class SliceMapper:
+    """Read, stack neighbours, resize, augment and, while pretraining, distort one slice.
+
+    Everything random follows from ``(seed, epoch, image_id)``: the sample is the same in whatever
+    worker or process it is made, and after any resume. Evaluation draws from seed 0 and epoch 0,
+    so that figures of different runs are of the same samples.
+
+    Args:
+        cache: decoded, normalised volumes.
+        min_sizes: the shorter side is resized to one of these; (0,) leaves the size alone.
+        max_size: bound of the longer side.
+        neighbor_step: distance of the slices in the first and third channel; 0 repeats the slice.
+        augmentation: None for none.
+        distorter: None for labelled slices.
+        class_values: label values of the classes, in the order of the category ids.
+        instances: "class" or "component".
+        min_instance_pixels: smaller instances are left out.
+        seed: see above.
+        training: whether to augment and to draw from ``seed``.
+    """
+
+    def __init__(
+        self,
+        *,
+        cache: VolumeCache,
+        min_sizes: Sequence[int],
+        max_size: int,
+        neighbor_step: int = 1,
+        augmentation: SliceAugmentation | None = None,
+        distorter: Distorter | None = None,
+        class_values: Sequence[int] = (),
+        instances: str = "class",
+        min_instance_pixels: int = 4,
+        seed: int = 0,
+        training: bool = True,
+    ) -> None:
+        self.cache = cache
+        self.min_sizes = tuple(min_sizes)
+        self.max_size = max_size
+        self.neighbor_step = neighbor_step
+        self.augmentation = augmentation
+        self.distorter = distorter
+        self.class_values = tuple(class_values)
+        self.instances = instances
+        self.min_instance_pixels = min_instance_pixels
+        self.seed = seed
+        self.training = training
+
+    @classmethod
+    def from_config(
+        cls, cfg: CfgNode, *, training: bool, class_values: Sequence[int] = (), seed: int = 0
+    ) -> SliceMapper:
+        """Build from ``INPUT`` and ``MRSSL``; ``class_values`` as in the data set."""
+        node, pretraining = cfg.MRSSL, is_pretraining(cfg)
+        augment = training and (not pretraining or node.AUGMENT.PRETRAIN)
+        sizes = cfg.INPUT.MIN_SIZE_TRAIN if training else (cfg.INPUT.MIN_SIZE_TEST,)
+        return cls(
+            cache=VolumeCache.from_config(cfg),
+            min_sizes=sizes,
+            max_size=cfg.INPUT.MAX_SIZE_TRAIN if training else cfg.INPUT.MAX_SIZE_TEST,
+            neighbor_step=node.DATA.NEIGHBOR_STEP,
+            augmentation=SliceAugmentation.from_config(cfg) if augment else None,
+            distorter=Distorter.from_config(cfg) if pretraining else None,
+            class_values=class_values,
+            instances=node.DATA.INSTANCES,
+            # What is scored is every labelled pixel.
+            min_instance_pixels=node.DATA.MIN_INSTANCE_PIXELS if training else 1,
+            seed=seed,
+            training=training,
+        )
+
+    def __call__(
+        self, record: dict[str, Any], epoch: int = 0, iteration: int = 0
+    ) -> dict[str, Any]:
+        """Make the sample of one slice.
+
+        Args:
+            record: a standard dataset dict.
+            epoch: pass over the data; with the seed and the image id it fixes the sample.
+            iteration: for the curricula of the distortions.
+
+        Returns:
+            ``image`` float32 (C, H, W) in [0, 255]; ``boxes`` float32 (N, 4) XYXY; ``classes``
+            int64 (N,); ``masks`` bool (N, H, W); ``seed`` int, for whatever is sampled later;
+            while pretraining ``clean`` as ``image``, ``types`` float32 (N, K) and ``records``;
+            and the dict's own metadata (``height``, ``width`` while pretraining those of
+            ``image``, since the ground truth is made on its grid).
+        """
+        stream = (_TRAIN, self.seed, epoch) if self.training else (_EVALUATE, 0, 0)
+        rng = np.random.default_rng([*stream, record["image_id"]])
+        sample = {key: record[key] for key in METADATA if key in record}
+        sample["seed"] = int(rng.integers(2**31 - 1))
+        image = self.stack(record)
+        size = int(self.min_sizes[rng.integers(len(self.min_sizes))])
+        height, width = resized_shape(image.shape[1:], size, self.max_size)
+        change = self.augmentation.sample(rng) if self.augmentation else None
+        image = self._resize(image, height, width)
+        if change is not None and self.augmentation is not None:
+            image = self.augmentation.apply_image(image, change)
+
+        if self.distorter is not None:
+            donor = self._resize(self._donor(record, rng), height, width)
+            result = self.distorter(image, rng, donor=donor, iteration=iteration)
+            sample |= {
+                "image": result.image * np.float32(INTENSITY_SCALE),
+                "clean": result.clean * np.float32(INTENSITY_SCALE),
+                "boxes": result.boxes,
+                "masks": result.masks,
+                "classes": np.zeros(len(result.boxes), np.int64),
+                "types": result.types,
+                "records": result.records,
+                "height": height,
+                "width": width,
+            }
+            return sample
+
+        sample["image"] = image * np.float32(INTENSITY_SCALE)
+        if record.get("label_file"):
+            label = self.cache.label(record)[record["slice_index"]]
+            if self.training:
+                if label.shape != (height, width):
+                    label = cv2.resize(
+                        label.astype(np.float32), (width, height), interpolation=cv2.INTER_NEAREST
+                    ).astype(label.dtype)
+                if change is not None and self.augmentation is not None:
+                    label = self.augmentation.apply_label(label, change)
+            # In evaluation the ground truth keeps the slice's own grid: it is what is scored.
+            masks, classes = instances_of_slice(
+                label, self.class_values, self.instances, self.min_instance_pixels
+            )
+            sample |= {"masks": masks, "classes": classes, "boxes": boxes_of_masks(masks)}
+        return sample
+
+    def stack(self, record: dict[str, Any]) -> np.ndarray:
+        """The slice between its neighbours, float32 (C, H, W) in [0, 1]; ends are repeated."""
+        volume = self.cache.image(record)
+        index = record["slice_index"] + np.array([-1, 0, 1]) * self.neighbor_step
+        return volume[index.clip(0, len(volume) - 1)]
+
+    def _donor(self, record: dict[str, Any], rng: np.random.Generator) -> np.ndarray:
+        """Another slice of the same volume, for the distortions that borrow pixels."""
+        count = len(self.cache.image(record))
+        index = (record["slice_index"] + rng.integers(1, max(count, 2))) % count
+        return self.stack({**record, "slice_index": int(index)})
+
+    @staticmethod
+    def _resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
+        if image.shape[1:] == (height, width):
+            return image
+        shrinking = height * width < image.shape[1] * image.shape[2]
+        how = cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR
+        return np.stack([cv2.resize(c, (width, height), interpolation=how) for c in image])
+
+
+def resized_shape(shape: tuple[int, int], size: int, max_size: int) -> tuple[int, int]:
+    """Height and width with the shorter side at ``size``, or the longer at ``max_size``.
+
+    As Detectron2's ``ResizeShortestEdge``; ``size`` 0 leaves the shape alone.
+    """
+    height, width = shape
+    if size == 0:
+        return height, width
+    scale = min(size / min(height, width), max_size / max(height, width))
+    return max(int(height * scale + 0.5), 1), max(int(width * scale + 0.5), 1)

@@ -1,0 +1,161 @@
+"""The data of a run: slices to train and to test on, their loaders and how they are scored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from fvcore.common.config import CfgNode
+from torch.utils.data import DataLoader
+
+from mrssl.config import ConfigError, is_pretraining
+from mrssl.data import Dataset, dataset_options, load_dataset
+from mrssl.data.loader import EvaluationSet, PositionSampler, SampleStream, build_loader
+from mrssl.data.mapper import SliceMapper
+from mrssl.evaluation import Evaluator, pretext_evaluator, segmentation_evaluator
+
+#: Detectron2's default of ``MODEL.ROI_HEADS.NUM_CLASSES``: nobody chose it for MRI.
+_UNSET_CLASSES = 80
+
+
+class RunData:
+    """What ``DATASETS.TRAIN`` and ``DATASETS.TEST`` name, described once.
+
+    Args:
+        cfg: the configuration.
+        seed: of the samples.
+        training: describe ``DATASETS.TRAIN`` too.
+
+    Attributes:
+        train, test: standard dataset dicts, ``image_id`` unique in each.
+        class_names: of the labels; ``["distorted"]`` while pretraining.
+        type_names: distortion types; empty but while pretraining.
+
+    Raises:
+        MrsslError: a data set that cannot be used, or two that name different classes.
+    """
+
+    def __init__(self, cfg: CfgNode, *, seed: int = 0, training: bool = True) -> None:
+        self.cfg, self.pretraining = cfg, is_pretraining(cfg)
+        self._class_values: list[Any] = []
+        self.class_names: list[str] = ["distorted"] if self.pretraining else []
+        if training and not cfg.DATASETS.TRAIN:
+            raise ConfigError("DATASETS.TRAIN is empty: a folder of scans or a dataset.json")
+        self.train = self._describe("DATASETS.TRAIN", training=True) if training else []
+        self.test = self._describe("DATASETS.TEST", training=False)
+        self.train_mapper = self._mapper(training=True, seed=seed)
+        self.test_mapper = self._mapper(training=False, seed=seed)
+        distorter = self.test_mapper.distorter
+        self.type_names = list(distorter.type_names) if distorter else []
+        self.seed = seed
+
+    def _describe(self, key: str, *, training: bool) -> list[dict[str, Any]]:
+        options = dataset_options(self.cfg)
+        if not training:
+            options |= {"keep_empty": True}
+        records: list[dict[str, Any]] = []
+        node = self.cfg.DATASETS.TRAIN if training else self.cfg.DATASETS.TEST
+        for name in node:
+            dataset = load_dataset(name, labeled=not self.pretraining, **options)
+            self._check_classes(f"{key} {name}", dataset)
+            offset = len(records)
+            records += [{**d, "image_id": offset + i} for i, d in enumerate(dataset.dicts)]
+        return records
+
+    def _check_classes(self, where: str, dataset: Dataset) -> None:
+        if self.pretraining:
+            return
+        if self.class_names and self.class_names != dataset.class_names:
+            raise ConfigError(
+                f"{where}: its classes {dataset.class_names} are not those of the data set before, "
+                f"{self.class_names}"
+            )
+        self.class_names, self._class_values = dataset.class_names, dataset.class_values
+
+    def _mapper(self, *, training: bool, seed: int) -> SliceMapper:
+        return SliceMapper.from_config(
+            self.cfg, training=training, class_values=self._class_values, seed=seed
+        )
+
+    def with_classes(self, cfg: CfgNode) -> CfgNode:
+        """``cfg`` with ``NUM_CLASSES`` of the data, where it was left at Detectron2's default.
+
+        Raises:
+            ConfigError: it was set, and to another number.
+        """
+        wanted, given = len(self.class_names), cfg.MODEL.ROI_HEADS.NUM_CLASSES
+        if given == wanted:
+            return cfg
+        if given != _UNSET_CLASSES:
+            raise ConfigError(
+                f"MODEL.ROI_HEADS.NUM_CLASSES is {given}, the data have {wanted}: "
+                f"{', '.join(self.class_names)}"
+            )
+        cfg = cfg.clone()
+        cfg.defrost()
+        cfg.MODEL.ROI_HEADS.NUM_CLASSES = wanted
+        cfg.freeze()
+        return cfg
+
+    @property
+    def default_metric(self) -> str:
+        """What the best checkpoint is chosen by, as ``task/metric``."""
+        return "localization/AP50" if self.pretraining else "dice/dice"
+
+    def evaluator(self) -> Evaluator:
+        """What the task is scored with."""
+        if self.pretraining:
+            return pretext_evaluator(self.type_names)
+        return segmentation_evaluator(self.class_names)
+
+    def train_loader(
+        self,
+        *,
+        start_iteration: int,
+        rank: int,
+        world_size: int,
+        collate: Callable[[list[dict[str, Any]]], Any],
+        pin_memory: bool = False,
+    ) -> DataLoader[Any]:
+        """Endless batches of this process, from ``start_iteration`` on."""
+        size = self.cfg.SOLVER.IMS_PER_BATCH
+        sampler = PositionSampler(
+            size, start_iteration=start_iteration, rank=rank, world_size=world_size
+        )
+        return build_loader(
+            SampleStream(self.train, self.train_mapper, seed=self.seed, batch_size=size),
+            batch_size=size // world_size,
+            sampler=sampler,
+            num_workers=self.cfg.DATALOADER.NUM_WORKERS,
+            collate=collate,
+            pin_memory=pin_memory,
+        )
+
+    def test_loader(
+        self,
+        *,
+        rank: int,
+        world_size: int,
+        collate: Callable[[list[dict[str, Any]]], Any],
+        batch_size: int = 4,
+    ) -> DataLoader[Any]:
+        """This process's consecutive part of the test slices, each once.
+
+        Raises:
+            ConfigError: there are none.
+        """
+        if not self.test:
+            raise ConfigError("DATASETS.TEST is empty: there is nothing to evaluate on")
+        first, last = (len(self.test) * r // world_size for r in (rank, rank + 1))
+        return build_loader(
+            EvaluationSet(self.test[first:last], self.test_mapper),
+            batch_size=batch_size,
+            num_workers=0,
+            collate=collate,
+        )
+
+    def picture_samples(self, count: int = 4) -> list[dict[str, Any]]:
+        """A few mapped slices, spread over the test data (the training data if there are none)."""
+        records = self.test or self.train
+        chosen = [records[(2 * i + 1) * len(records) // (2 * count)] for i in range(count)]
+        return [self.test_mapper(record) for record in chosen]

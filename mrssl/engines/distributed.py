@@ -1,0 +1,58 @@
+"""Several processes as one: what both engines need of ``torch.distributed``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+
+def is_distributed() -> bool:
+    """Whether this process is one of several."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def get_rank() -> int:
+    """Rank of this process, 0 where there is only one."""
+    return dist.get_rank() if is_distributed() else 0
+
+
+def get_world_size() -> int:
+    """Number of processes."""
+    return dist.get_world_size() if is_distributed() else 1
+
+
+def is_main_process() -> bool:
+    """Whether this process writes the files."""
+    return get_rank() == 0
+
+
+def mean_count(count: int) -> float:
+    """Mean of ``count`` over the processes, at least one over their number.
+
+    A loss that each process divides by this, averaged over the processes as the gradients are, is
+    the mean over the items of the whole batch, however unevenly they fell (Carion et al. 2020
+    normalise by boxes in the same way).
+    """
+    if is_distributed():
+        device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+        total = torch.tensor(float(count), device=device, dtype=torch.float64)
+        dist.all_reduce(total)
+        return max(float(total) / dist.get_world_size(), 1.0 / dist.get_world_size())
+    return float(max(count, 1))
+
+
+def gather_objects(value: Any) -> list[Any]:
+    """Every process's ``value``, in the order of the ranks, on every process."""
+    if not is_distributed():
+        return [value]
+    values: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def barrier() -> None:
+    """Wait until every process has come here."""
+    if is_distributed():
+        dist.barrier()

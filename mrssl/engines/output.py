@@ -1,0 +1,40 @@
+"""The folder of a run."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from fvcore.common.config import CfgNode
+
+from mrssl.engines.distributed import barrier, is_main_process
+from mrssl.errors import MrsslError
+
+
+def prepare_output(cfg: CfgNode, *, resume: bool) -> None:
+    """Create ``OUTPUT_DIR``, see that it can be written, and leave ``config.yaml`` there.
+
+    Raises:
+        MrsslError: it cannot be written, or holds another run and ``resume`` is False.
+    """
+    folder = Path(cfg.OUTPUT_DIR)
+    if is_main_process():
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except OSError as error:
+            raise MrsslError(
+                f"OUTPUT_DIR {folder}: cannot be written ({error.strerror})"
+            ) from error
+        if not resume and any(folder.glob("model_*.pth")):
+            raise MrsslError(
+                f"OUTPUT_DIR {folder}: holds the checkpoints of another run; "
+                "give --resume to go on with it, or another folder"
+            )
+        if not resume:
+            (folder / "metrics.json").unlink(missing_ok=True)
+        partial = folder / "config.yaml.part"
+        partial.write_text(cfg.dump())
+        partial.replace(folder / "config.yaml")
+    barrier()

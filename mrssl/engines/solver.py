@@ -1,0 +1,118 @@
+"""Optimiser and learning-rate schedule from Detectron2's ``SOLVER`` keys, for both engines."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+
+import torch
+from fvcore.common.config import CfgNode
+from fvcore.common.param_scheduler import (
+    CompositeParamScheduler,
+    CosineParamScheduler,
+    LinearParamScheduler,
+    MultiStepParamScheduler,
+    ParamScheduler,
+)
+from torch import nn
+
+from mrssl.errors import MrsslError
+
+_NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)
+
+
+def build_optimizer(
+    cfg: CfgNode, model: nn.Module, transferred: Collection[str] = ()
+) -> torch.optim.Optimizer:
+    """SGD (as Detectron2) or AdamW over the parameters that need gradients.
+
+    Norm layers get ``SOLVER.WEIGHT_DECAY_NORM``, parameters named in ``transferred`` a learning
+    rate of ``MRSSL.TRANSFER.LR_FACTOR`` times the base.
+
+    Args:
+        cfg: the configuration.
+        model: its parameters' names are compared with ``transferred``.
+        transferred: names of the parameters that were loaded from a pretrained checkpoint.
+
+    Raises:
+        MrsslError: an optimiser of another name.
+    """
+    node = cfg.SOLVER
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for prefix, module in model.named_modules():
+        for name, parameter in module.named_parameters(prefix, recurse=False):
+            if not parameter.requires_grad:
+                continue
+            decay = node.WEIGHT_DECAY_NORM if isinstance(module, _NORMS) else node.WEIGHT_DECAY
+            factor = cfg.MRSSL.TRANSFER.LR_FACTOR if name in transferred else 1.0
+            groups.setdefault((decay, factor), []).append(parameter)
+    params = [
+        {"params": group, "weight_decay": decay, "lr": node.BASE_LR * factor}
+        for (decay, factor), group in groups.items()
+    ]
+    kind = cfg.MRSSL.SOLVER.OPTIMIZER
+    if kind == "SGD":
+        return torch.optim.SGD(params, lr=node.BASE_LR, momentum=node.MOMENTUM)
+    if kind == "ADAMW":
+        return torch.optim.AdamW(params, lr=node.BASE_LR)
+    raise MrsslError(f"MRSSL.SOLVER.OPTIMIZER {kind!r}: known are 'SGD' and 'ADAMW'")
+
+
+def build_schedule(cfg: CfgNode) -> ParamScheduler:
+    """Factor on the base learning rate over the share in [0, 1) of the iterations done.
+
+    Raises:
+        MrsslError: a scheduler of another name, or steps out of order.
+    """
+    node = cfg.SOLVER
+    last = max(node.MAX_ITER, 1)
+    if node.LR_SCHEDULER_NAME == "WarmupMultiStepLR":
+        steps = [s for s in node.STEPS if s <= last]
+        if list(steps) != sorted(steps):
+            raise MrsslError(f"SOLVER.STEPS {node.STEPS} are not in ascending order")
+        schedule: ParamScheduler = MultiStepParamScheduler(
+            [node.GAMMA**k for k in range(len(steps) + 1)], num_updates=last, milestones=steps
+        )
+    elif node.LR_SCHEDULER_NAME == "WarmupCosineLR":
+        schedule = CosineParamScheduler(1.0, node.BASE_LR_END / node.BASE_LR)
+    else:
+        raise MrsslError(
+            f"SOLVER.LR_SCHEDULER_NAME {node.LR_SCHEDULER_NAME!r}: known are 'WarmupMultiStepLR' "
+            "and 'WarmupCosineLR'"
+        )
+    share = min(node.WARMUP_ITERS / last, 1.0)
+    if share == 0:
+        return schedule
+    after = schedule(share) if share < 1 else 1.0
+    warmup = LinearParamScheduler(node.WARMUP_FACTOR * after, after)
+    if share >= 1:
+        return warmup
+    return CompositeParamScheduler(
+        [warmup, schedule], lengths=[share, 1 - share], interval_scaling=["rescaled", "fixed"]
+    )
+
+
+class IterationLR(torch.optim.lr_scheduler.LambdaLR):
+    """Set the rates from a fvcore schedule, once an iteration."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer, schedule: ParamScheduler, max_iter: int):
+        super().__init__(optimizer, lambda step: schedule(min(step / max(max_iter, 1), 0.999999)))
+
+
+def clip_gradients(cfg: CfgNode, parameters: Iterable[torch.Tensor]) -> None:
+    """Clip in place by ``SOLVER.CLIP_GRADIENTS``: every value, or the norm over all parameters.
+
+    Detectron2's "norm" clips each parameter by itself and "full_model" the whole; here both words
+    mean the whole model.
+
+    Raises:
+        MrsslError: a clip type of another name.
+    """
+    node = cfg.SOLVER.CLIP_GRADIENTS
+    if not node.ENABLED:
+        return
+    if node.CLIP_TYPE == "value":
+        torch.nn.utils.clip_grad_value_(parameters, node.CLIP_VALUE)
+    elif node.CLIP_TYPE in ("norm", "full_model"):
+        torch.nn.utils.clip_grad_norm_(parameters, node.CLIP_VALUE, node.NORM_TYPE)
+    else:
+        raise MrsslError(f"SOLVER.CLIP_GRADIENTS.CLIP_TYPE {node.CLIP_TYPE!r} is unknown")

@@ -1,0 +1,81 @@
+"""What ``tools/train_net.py`` runs on the embedded engine."""
+
+from __future__ import annotations
+
+import os
+from argparse import Namespace
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from fvcore.common.config import CfgNode
+
+from mrssl.checkpoint import Provenance, input_differences, load_checkpoint, load_strict
+from mrssl.config import ConfigError
+from mrssl.engines.datasets import RunData
+from mrssl.engines.distributed import get_rank, get_world_size, is_main_process
+from mrssl.engines.output import prepare_output
+from mrssl.engines.torchvision.batches import collate_with_truth
+from mrssl.engines.torchvision.evaluation import evaluate
+from mrssl.engines.torchvision.model import build_model
+from mrssl.engines.torchvision.trainer import Trainer
+from mrssl.evaluation import Results, print_table, write_results
+
+
+def main(cfg: CfgNode, args: Namespace) -> Results:
+    """Train, or evaluate only, as ``args`` (of ``tools/train_net.py``) ask.
+
+    Under ``torchrun`` every process comes here; they find each other by its environment.
+
+    Returns:
+        The last evaluation's results; ``{}`` on all but the main process.
+    """
+    distributed = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    cfg = _with_device(cfg)
+    if distributed:
+        cuda = cfg.MODEL.DEVICE.startswith("cuda")
+        dist.init_process_group("nccl" if cuda else "gloo")
+    try:
+        prepare_output(cfg, resume=args.resume or args.eval_only)
+        results = evaluate_only(cfg) if args.eval_only else Trainer(cfg, resume=args.resume).train()
+        if results and is_main_process():
+            print_table(results)
+            write_results(results, Path(cfg.OUTPUT_DIR) / "inference" / "results.json")
+        return results
+    finally:
+        if distributed:
+            dist.destroy_process_group()
+
+
+def evaluate_only(cfg: CfgNode) -> Results:
+    """Score ``MODEL.WEIGHTS`` on ``DATASETS.TEST``."""
+    if not cfg.MODEL.WEIGHTS:
+        raise ConfigError("MODEL.WEIGHTS is empty: --eval-only needs a checkpoint")
+    data = RunData(cfg, training=False)
+    cfg = data.with_classes(cfg)
+    model = build_model(cfg, len(data.type_names)).to(cfg.MODEL.DEVICE)
+    content = load_checkpoint(cfg.MODEL.WEIGHTS)
+    load_strict(model, content, names="torchvision")
+    for line in input_differences(Provenance.from_dict(content.get("mrssl", {})), cfg):
+        print(f"warning: {line}")
+    loader = data.test_loader(
+        rank=get_rank(), world_size=get_world_size(), collate=collate_with_truth
+    )
+    return evaluate(model, loader, data.evaluator())
+
+
+def _with_device(cfg: CfgNode) -> CfgNode:
+    """The device that this process has: its own GPU under ``torchrun``, the CPU without CUDA."""
+    if not cfg.MODEL.DEVICE.startswith("cuda"):
+        return cfg
+    cfg = cfg.clone()
+    cfg.defrost()
+    if torch.cuda.is_available():
+        local = int(os.environ.get("LOCAL_RANK", "0"))
+        if "LOCAL_RANK" in os.environ:
+            cfg.MODEL.DEVICE = f"cuda:{local}"
+            torch.cuda.set_device(local)
+    else:
+        cfg.MODEL.DEVICE = "cpu"
+    cfg.freeze()
+    return cfg

@@ -1,0 +1,160 @@
+"""Mask R-CNN on torchvision's modules that computes what Detectron2's ``GeneralizedRCNN`` does.
+
+Shape letters: B slices, N instances, H, W the slice after resizing, K distortion types.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from fvcore.common.config import CfgNode
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.models.detection.image_list import ImageList
+
+from mrssl.engines.torchvision.backbone import build_backbone
+from mrssl.engines.torchvision.roi_heads import DistortionROIHeads, build_roi_heads
+from mrssl.engines.torchvision.rpn import SeededRPN, build_rpn
+from mrssl.errors import MrsslError
+from mrssl.modeling import paste_rois, restore_slice
+
+SIZE_DIVISIBILITY = 32
+
+
+class MaskRCNN(nn.Module):
+    """Backbone, RPN and ROI heads; inputs and outputs as in Detectron2's ``GeneralizedRCNN``.
+
+    Args:
+        backbone, rpn, roi_heads: the parts, named as in torchvision's own Mask R-CNN.
+        pixel_mean, pixel_std: one number a channel, in the range [0, 255] of the images.
+    """
+
+    def __init__(
+        self,
+        *,
+        backbone: nn.Module,
+        rpn: SeededRPN,
+        roi_heads: DistortionROIHeads,
+        pixel_mean: list[float],
+        pixel_std: list[float],
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.rpn = rpn
+        self.roi_heads = roi_heads
+        shape = (-1, 1, 1)
+        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(shape), persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(shape), persistent=False)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return next(self.parameters()).device
+
+    def preprocess(self, inputs: list[dict[str, Any]]) -> ImageList:
+        """Normalise the images and pad them at the right and bottom to one size."""
+        images = [x["image"].to(self.device, non_blocking=True) for x in inputs]
+        sizes = [(image.shape[-2], image.shape[-1]) for image in images]
+        height, width = (
+            -(-max(side) // SIZE_DIVISIBILITY) * SIZE_DIVISIBILITY
+            for side in zip(*sizes, strict=True)
+        )
+        mean, std = self.pixel_mean, self.pixel_std
+        padded = [
+            F.pad((image - mean) / std, (0, width - image.shape[-1], 0, height - image.shape[-2]))
+            for image in images
+        ]
+        return ImageList(torch.stack(padded), sizes)
+
+    def forward(self, inputs: list[dict[str, Any]]) -> dict[str, Tensor] | list[dict[str, Tensor]]:
+        """Losses in training mode, detections otherwise.
+
+        Args:
+            inputs: B dicts: ``image`` float32 (3, H, W) in [0, 255]; in training ``seed`` int and
+                ``targets`` (see :meth:`DistortionROIHeads.forward`); in inference ``height`` and
+                ``width`` of the output, those of the image by default.
+
+        Returns:
+            Scalars by name; or B dicts: ``boxes`` (N, 4) in pixels of the output, ``scores`` (N,),
+            ``classes`` int64 (N,) from 0 up, ``masks`` bool (N, height, width) and, while
+            pretraining, ``type_scores`` (N, K) and ``restored`` (height, width) in [0, 1].
+        """
+        images = self.preprocess(inputs)
+        features = self.backbone(images.tensors)
+        if not self.training:
+            proposals, _ = self.rpn(images, features)
+            found, _ = self.roi_heads(
+                features, proposals, images.image_sizes, images=images.tensors
+            )
+            return [self._postprocess(f, x) for f, x in zip(found, inputs, strict=True)]
+        targets = [
+            {name: value.to(self.device) for name, value in x["targets"].items()} for x in inputs
+        ]
+        seeds = [x["seed"] for x in inputs]
+        self.rpn.fg_bg_sampler.seeds = seeds
+        self.roi_heads.fg_bg_sampler.seeds = [seed + 1 for seed in seeds]
+        proposals, losses = self.rpn(images, features, targets)
+        _, roi_losses = self.roi_heads(
+            features, proposals, images.image_sizes, targets, images.tensors
+        )
+        return {
+            "loss_rpn_cls": losses["loss_objectness"],
+            "loss_rpn_loc": losses["loss_rpn_box_reg"],
+        } | roi_losses
+
+    def _postprocess(self, found: dict[str, Tensor], x: dict[str, Any]) -> dict[str, Tensor]:
+        """Detections of one slice on the grid that was asked for."""
+        rows, columns = x["image"].shape[-2:]
+        height, width = int(x.get("height", rows)), int(x.get("width", columns))
+        scale = torch.tensor([width / columns, height / rows] * 2, device=self.device)
+        boxes = found["boxes"].float() * scale
+        limit = torch.tensor([width, height] * 2, device=self.device)
+        boxes = torch.minimum(boxes.clamp(min=0), limit)
+        # As Detectron2's detector_postprocess: a box that clipping emptied is no detection.
+        kept = torch.where((boxes[:, 2:] > boxes[:, :2]).all(1))[0]
+        boxes = boxes[kept]
+        out = {
+            "boxes": boxes,
+            "scores": found["scores"][kept].float(),
+            "classes": found["labels"][kept] - 1,
+        }
+        if "masks" in found:
+            probability = found["masks"][kept, 0].float()
+            out["masks"] = paste_rois(probability, boxes, height, width) >= 0.5
+        if "type_scores" in found:
+            out["type_scores"] = found["type_scores"][kept].float()
+        if "residuals" in found:
+            middle = x["image"].to(self.device)[len(x["image"]) // 2] / 255.0
+            if (height, width) != (rows, columns):
+                middle = F.interpolate(
+                    middle[None, None], (height, width), mode="bilinear", align_corners=False
+                )[0, 0]
+            out["restored"] = restore_slice(
+                middle, found["residuals"][kept], probability, boxes, out["scores"]
+            )
+        return out
+
+
+def build_model(cfg: CfgNode, num_types: int = 0) -> MaskRCNN:
+    """Build Mask R-CNN from Detectron2's keys, on the CPU.
+
+    Args:
+        cfg: the configuration.
+        num_types: K, the number of distortion types; used while pretraining only.
+
+    Raises:
+        MrsslError: a key has a value that this engine does not offer.
+    """
+    if cfg.MODEL.META_ARCHITECTURE != "GeneralizedRCNN":
+        raise MrsslError(
+            f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE!r}: the torchvision engine has "
+            "'GeneralizedRCNN' only"
+        )
+    return MaskRCNN(
+        backbone=build_backbone(cfg),
+        rpn=build_rpn(cfg),
+        roi_heads=build_roi_heads(cfg, num_types),
+        pixel_mean=cfg.MODEL.PIXEL_MEAN,
+        pixel_std=cfg.MODEL.PIXEL_STD,
+    )

@@ -1,0 +1,133 @@
+"""torchvision's region proposal network with Detectron2's anchors, and reproducible sampling."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from fvcore.common.config import CfgNode
+from torch import Tensor
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
+
+from mrssl.engines.distributed import mean_count
+from mrssl.engines.torchvision.backbone import STRIDES
+
+
+class ExactAnchorGenerator(AnchorGenerator):
+    """Anchors of unrounded size, as Detectron2 has them (torchvision rounds to whole pixels).
+
+    ``image_list.image_sizes`` only tells the number of images.
+    """
+
+    def generate_anchors(
+        self,
+        scales: Sequence[float],
+        aspect_ratios: Sequence[float],
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> Tensor:
+        """Anchors around the origin, float (sizes x ratios, 4); a ratio is height / width."""
+        scale = torch.as_tensor(scales, dtype=dtype, device=device)
+        heights = torch.as_tensor(aspect_ratios, dtype=dtype, device=device).sqrt()
+        # Detectron2 runs through the sizes first and the ratios within each.
+        w = (scale[:, None] / heights[None]).flatten()
+        h = (scale[:, None] * heights[None]).flatten()
+        return torch.stack([-w, -h, w, h], dim=1) / 2
+
+    def forward(self, image_list: ImageList, feature_maps: list[Tensor]) -> list[Tensor]:
+        """As the base class, at the levels' nominal strides.
+
+        torchvision divides the image's side by the level's, which is not 64 at p6 where the side
+        is no multiple of 64.
+        """
+        self.set_cell_anchors(feature_maps[0].dtype, feature_maps[0].device)
+        strides = [[torch.tensor(s, device=feature_maps[0].device)] * 2 for s in STRIDES.values()]
+        levels = self.grid_anchors([level.shape[-2:] for level in feature_maps], strides)
+        return [torch.cat(levels)] * len(image_list.image_sizes)
+
+
+class SeededSampler:
+    """Balanced random sampling of positives and negatives, from a seed of each image.
+
+    torchvision draws from the global generator; then what is sampled depends on the number of
+    processes and on everything drawn before. Here it follows from the sample alone, so that two
+    processes, or a resumed run, sample what one uninterrupted process samples.
+    """
+
+    def __init__(self, batch_size_per_image: int, positive_fraction: float) -> None:
+        self.batch_size_per_image = batch_size_per_image
+        self.positive_fraction = positive_fraction
+        self.seeds: list[int] = []
+
+    def __call__(self, labels: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Sample each image's labels (>= 1 positive, 0 negative, -1 ignored).
+
+        Returns:
+            Two lists of bool (P,) masks: the positives and the negatives that were sampled.
+        """
+        positives, negatives = [], []
+        for label, seed in zip(labels, self.seeds, strict=True):
+            generator = torch.Generator().manual_seed(seed)
+            positive, negative = torch.where(label >= 1)[0], torch.where(label == 0)[0]
+            most = int(self.batch_size_per_image * self.positive_fraction)
+            positives.append(_sample(positive, most, len(label), generator))
+            rest = self.batch_size_per_image - min(most, len(positive))
+            negatives.append(_sample(negative, rest, len(label), generator))
+        return positives, negatives
+
+
+def _sample(candidates: Tensor, count: int, length: int, generator: torch.Generator) -> Tensor:
+    chosen = torch.randperm(len(candidates), generator=generator)[:count]
+    mask = torch.zeros(length, dtype=torch.bool, device=candidates.device)
+    mask[candidates[chosen.to(candidates.device)]] = True
+    return mask
+
+
+class SeededRPN(RegionProposalNetwork):
+    """torchvision's RPN whose losses are means over all processes' samples."""
+
+    def compute_loss(
+        self,
+        objectness: Tensor,
+        pred_bbox_deltas: Tensor,
+        labels: list[Tensor],
+        regression_targets: list[Tensor],
+    ) -> tuple[Tensor, Tensor]:
+        """As the base class, rescaled where processes sampled different numbers of anchors."""
+        losses = super().compute_loss(objectness, pred_bbox_deltas, labels, regression_targets)
+        size = self.fg_bg_sampler.batch_size_per_image
+        count = sum(min(int((label >= 0).sum()), size) for label in labels)
+        share = count / mean_count(count)
+        return losses[0] * share, losses[1] * share
+
+
+def build_rpn(cfg: CfgNode) -> SeededRPN:
+    """Build what Detectron2 builds from ``MODEL.RPN`` and ``MODEL.ANCHOR_GENERATOR``."""
+    node, anchors, levels = (
+        cfg.MODEL.RPN,
+        cfg.MODEL.ANCHOR_GENERATOR,
+        len(cfg.MODEL.RPN.IN_FEATURES),
+    )
+    generator = ExactAnchorGenerator(
+        tuple(map(tuple, _broadcast(anchors.SIZES, levels))),
+        tuple(map(tuple, _broadcast(anchors.ASPECT_RATIOS, levels))),
+    )
+    rpn = SeededRPN(
+        generator,
+        RPNHead(cfg.MODEL.FPN.OUT_CHANNELS, generator.num_anchors_per_location()[0]),
+        node.IOU_THRESHOLDS[1],
+        node.IOU_THRESHOLDS[0],
+        node.BATCH_SIZE_PER_IMAGE,
+        node.POSITIVE_FRACTION,
+        {"training": node.PRE_NMS_TOPK_TRAIN, "testing": node.PRE_NMS_TOPK_TEST},
+        {"training": node.POST_NMS_TOPK_TRAIN, "testing": node.POST_NMS_TOPK_TEST},
+        node.NMS_THRESH,
+    )
+    rpn.fg_bg_sampler = SeededSampler(node.BATCH_SIZE_PER_IMAGE, node.POSITIVE_FRACTION)
+    return rpn
+
+
+def _broadcast(values: list[list[float]], levels: int) -> list[list[float]]:
+    return list(values) * levels if len(values) == 1 else list(values)

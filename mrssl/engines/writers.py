@@ -1,0 +1,120 @@
+"""Where the figures of a run go: ``metrics.json``, TensorBoard, and the terminal."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+
+class MetricsFile:
+    """``metrics.json`` in Detectron2's format: one JSON object a line, each with ``iteration``.
+
+    Args:
+        path: the file; appended to. On resuming, lines from ``start_iteration`` on are dropped
+            first: the run that wrote them went on after the checkpoint that is resumed.
+        start_iteration: first iteration of this run.
+    """
+
+    def __init__(self, path: Path, *, start_iteration: int = 0) -> None:
+        self.path = path
+        if path.exists():
+            kept = [
+                line for line in path.read_text().splitlines() if _before(line, start_iteration)
+            ]
+            partial = path.with_name(path.name + ".part")
+            partial.write_text("".join(line + "\n" for line in kept))
+            partial.replace(path)
+
+    def write(self, iteration: int, values: Mapping[str, float]) -> None:
+        """Append one line; a value that is no number is written as null."""
+        row = {"iteration": iteration} | {
+            name: value if math.isfinite(value) else None for name, value in sorted(values.items())
+        }
+        with self.path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+
+def _before(line: str, iteration: int) -> bool:
+    try:
+        return json.loads(line)["iteration"] < iteration
+    except (ValueError, KeyError, TypeError):
+        return False  # cut off by a kill
+
+
+class TensorBoard:
+    """Scalars and pictures as TensorBoard event files in ``folder``."""
+
+    def __init__(self, folder: Path, *, start_iteration: int = 0) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.writer = SummaryWriter(str(folder), purge_step=start_iteration or None)
+
+    def write(self, iteration: int, values: Mapping[str, float]) -> None:
+        """Add scalars."""
+        for name, value in values.items():
+            self.writer.add_scalar(name, value, iteration)
+
+    def picture(self, iteration: int, name: str, image: np.ndarray) -> None:
+        """Add a picture, uint8 (H, W, 3)."""
+        self.writer.add_image(name, image, iteration, dataformats="HWC")
+
+    def close(self) -> None:
+        """Write what is pending."""
+        self.writer.close()
+
+
+class Progress:
+    """A bar with ETA and every loss in a terminal; in a log file, one plain line now and then.
+
+    Args:
+        total: iterations of the whole run.
+        initial: iterations already done.
+        description: shown in front.
+        seconds: least time between two lines of a log file.
+    """
+
+    def __init__(
+        self, total: int, *, initial: int = 0, description: str = "train", seconds: float = 10.0
+    ) -> None:
+        self.terminal = sys.stderr.isatty()
+        self.description = description
+        self.seconds = seconds
+        self.last = -math.inf
+        self.bar = tqdm(
+            total=total, initial=initial, desc=description, disable=not self.terminal, leave=True
+        )
+        self.total, self.initial, self.done, self.start = total, initial, initial, time.monotonic()
+
+    def update(self, values: Mapping[str, float]) -> None:
+        """One iteration more, with its figures."""
+        self.done += 1
+        text = " ".join(
+            f"{name.removeprefix('loss_')} {value:.3g}" for name, value in values.items()
+        )
+        self.bar.set_postfix_str(text, refresh=False)
+        self.bar.update()
+        now = time.monotonic()
+        if not self.terminal and (now - self.last > self.seconds or self.done == self.total):
+            self.last = now
+            pace = (now - self.start) / max(self.done - self.initial, 1)
+            left = tqdm.format_interval(pace * (self.total - self.done))
+            print(
+                f"{self.description} {self.done}/{self.total} eta {left} {pace:.2f} s/it {text}",
+                file=sys.stderr,
+                flush=True,
+            )
+
+    def note(self, text: str) -> None:
+        """Print without breaking the bar."""
+        tqdm.write(text, file=sys.stderr)
+
+    def close(self) -> None:
+        """Leave the terminal clean."""
+        self.bar.close()

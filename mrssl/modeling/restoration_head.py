@@ -1,0 +1,154 @@
+"""The restoration branch: what was lost in a region, as a residual on the distorted pixels.
+
+Shape letters: R ROIs, S the output's side, C channels of the pyramid.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mrssl.errors import MrsslError
+from mrssl.modeling.layers import ConvNormReLU, graph_zero, upsample2
+
+
+class RestorationHead(nn.Module):
+    """Predict clean minus distorted pixels of each ROI from its pixels and two scales of features.
+
+    A small U-Net over the ROI: the distorted pixels enter at full resolution S, the fine pyramid
+    level joins at S/2 and the context level at S/4; what the pixels' path kept joins on the way
+    back up. The path from the pixels matters: pyramid features alone blur whatever was sharp. The
+    last layer starts at zero, so that restoration starts as the identity and can only improve.
+
+    Args:
+        pixel_channels: channels of the input image (neighbouring slices).
+        fine_channels: C of the fine pyramid level.
+        context_channels: C of the context level.
+        conv_dim: channels at S/2; the full resolution has half as many.
+        resolution: S, a multiple of 4.
+        norm: "", "BN" or "GN".
+
+    Raises:
+        MrsslError: a resolution that is no multiple of 4.
+    """
+
+    def __init__(
+        self,
+        *,
+        pixel_channels: int,
+        fine_channels: int,
+        context_channels: int,
+        conv_dim: int = 32,
+        resolution: int = 56,
+        norm: str = "GN",
+    ) -> None:
+        super().__init__()
+        if resolution % 4:
+            raise MrsslError(
+                f"MRSSL.RESTORATION_HEAD.RESOLUTION must be a multiple of 4, not {resolution}"
+            )
+        self.resolution = resolution
+        thin = conv_dim // 2
+        self.down1 = ConvNormReLU(pixel_channels, thin, norm=norm)
+        self.down2 = ConvNormReLU(thin, conv_dim, stride=2, norm=norm)
+        self.fine = nn.Conv2d(fine_channels, conv_dim, 1)
+        self.down3 = ConvNormReLU(2 * conv_dim, 2 * conv_dim, stride=2, norm=norm)
+        self.context = nn.Conv2d(context_channels, 2 * conv_dim, 1)
+        self.middle = ConvNormReLU(2 * conv_dim, 2 * conv_dim, norm=norm)
+        self.up2 = ConvNormReLU(4 * conv_dim, conv_dim, norm=norm)
+        self.up1 = ConvNormReLU(conv_dim + thin, thin, norm=norm)
+        self.predictor = nn.Conv2d(thin, 1, 3, padding=1)
+        nn.init.zeros_(self.predictor.weight)
+        nn.init.zeros_(self.predictor.bias)  # type: ignore[arg-type]
+
+    def forward(self, pixels: Tensor, fine: Tensor, context: Tensor) -> Tensor:
+        """Residuals in units of the [0, 1] intensity range.
+
+        Args:
+            pixels: float (R, 3, S, S), the distorted pixels as the backbone gets them.
+            fine: float (R, C, S/2, S/2).
+            context: float (R, C, S/4, S/4).
+
+        Returns:
+            float (R, S, S).
+        """
+        full = self.down1(pixels)
+        half = torch.cat([self.down2(full), self.fine(fine)], dim=1)
+        quarter = self.middle(self.down3(half) + self.context(context))
+        half = self.up2(torch.cat([upsample2(quarter), half], dim=1))
+        full = self.up1(torch.cat([upsample2(half), full], dim=1))
+        return self.predictor(full)[:, 0]
+
+
+def ssim_map(a: Tensor, b: Tensor, window: int = 7) -> Tensor:
+    """Structural similarity of two images in [0, 1], pixel by pixel.
+
+    Wang et al., IEEE TIP 13(4), 2004, eq. 13, over a uniform window and with the constants
+    K1 = 0.01, K2 = 0.03, dynamic range 1; windows are cut off at the border.
+
+    Args:
+        a: float (R, S, S).
+        b: float (R, S, S).
+        window: side of the window, odd.
+
+    Returns:
+        float (R, S, S) in [-1, 1].
+    """
+    stack = torch.stack([a, b, a * a, b * b, a * b], dim=1).float()
+    mean = F.avg_pool2d(stack, window, 1, window // 2, count_include_pad=False)
+    mean_a, mean_b, square_a, square_b, product = mean.unbind(1)
+    var_a = (square_a - mean_a * mean_a).clamp(min=0)
+    var_b = (square_b - mean_b * mean_b).clamp(min=0)
+    covariance = product - mean_a * mean_b
+    c1, c2 = 0.01**2, 0.03**2
+    luminance = (2 * mean_a * mean_b + c1) / (mean_a**2 + mean_b**2 + c1)
+    return luminance * (2 * covariance + c2) / (var_a + var_b + c2)
+
+
+def restoration_loss(
+    residual: Tensor,
+    distorted: Tensor,
+    clean: Tensor,
+    mask: Tensor,
+    *,
+    l1_weight: float = 1.0,
+    ssim_weight: float = 0.25,
+    l2_weight: float = 0.0,
+    outside_weight: float = 0.1,
+    normalizer: float | Tensor | None = None,
+) -> Tensor:
+    """How far the restored pixels are from the clean ones, inside the mask.
+
+    Per ROI: the mean of ``l1_weight * |e| / 0.1 + l2_weight * (e / 0.1)^2 + ssim_weight *
+    (1 - SSIM)`` with ``e = distorted + residual - clean``, weighted by ``mask`` and, outside it,
+    by ``outside_weight`` (so that unchanged pixels stay unchanged). Errors are counted in tenths
+    of the intensity range, which brings the three terms to one size.
+
+    Args:
+        residual: float (R, S, S) in [-1, 1], the prediction.
+        distorted: float (R, S, S) in [0, 1].
+        clean: float (R, S, S) in [0, 1].
+        mask: float (R, S, S) in [0, 1]; 1 where the pixels were changed.
+        l1_weight: of the absolute error.
+        ssim_weight: of the structural dissimilarity.
+        l2_weight: of the squared error.
+        outside_weight: of the pixels outside the mask.
+        normalizer: what the sum over ROIs is divided by, R if None; the mean number of ROIs per
+            process in distributed training.
+
+    Returns:
+        A scalar; zero, but tied to the graph, where R is 0.
+    """
+    if len(residual) == 0:
+        return graph_zero(residual)
+    restored = distorted + residual.float()
+    error = (restored - clean) / 0.1
+    value = l1_weight * error.abs()
+    if l2_weight:
+        value = value + l2_weight * error.square()
+    if ssim_weight:
+        value = value + ssim_weight * (1.0 - ssim_map(restored, clean))
+    weight = mask + outside_weight * (1.0 - mask)
+    per_roi = (value * weight).sum((1, 2)) / weight.sum((1, 2))
+    return per_roi.sum() / (len(residual) if normalizer is None else normalizer)
