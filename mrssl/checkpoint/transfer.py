@@ -77,6 +77,7 @@ def load_for_transfer(
     scope: str,
     names: Naming = "detectron2",
     type_names: Sequence[str] | None = None,
+    where: str = "the checkpoint",
 ) -> LoadReport:
     """Copy into ``model`` what ``checkpoint`` has for it within ``scope``.
 
@@ -89,12 +90,13 @@ def load_for_transfer(
         scope: "backbone", "fpn", "rpn" or "detector"; each contains the one before.
         names: the naming of ``model``.
         type_names: the distortion types of ``model``; None if it has none.
+        where: what messages call a ``checkpoint`` that is not a file: where it was read from.
 
     Raises:
         MrsslError: the file cannot be used, the scope is unknown, a tensor to be loaded is not
             finite, or not one tensor fits.
     """
-    where, state, provenance = _opened(checkpoint)
+    where, state, provenance = _opened(checkpoint, where)
     groups = groups_of_scope(scope) - PREDICTORS
     if not type_names or tuple(type_names) != provenance.type_names:
         groups -= {"type_head"}
@@ -129,6 +131,7 @@ def load_strict(
     checkpoint: str | os.PathLike[str] | Mapping[str, Any],
     *,
     names: Naming = "detectron2",
+    where: str = "the checkpoint",
 ) -> None:
     """Copy ``checkpoint`` into ``model``, which must be the very same model (resume, evaluation).
 
@@ -136,11 +139,12 @@ def load_strict(
         model: as for :func:`load_for_transfer`.
         checkpoint: as for :func:`load_for_transfer`.
         names: the naming of ``model``.
+        where: as for :func:`load_for_transfer`.
 
     Raises:
         MrsslError: a tensor is missing, too many, or of another shape; the model is unchanged.
     """
-    where, state, _ = _opened(checkpoint)
+    where, state, _ = _opened(checkpoint, where)
     source, target = _in_naming(state, names, where), _state_of(model)
     faults = [f"missing {n}" for n in target if n not in source and not n.endswith(_COUNTER)]
     faults += [f"unknown {n}" for n in source if n not in target and not n.endswith(_COUNTER)]
@@ -159,10 +163,9 @@ def load_strict(
 
 
 def _opened(
-    checkpoint: str | os.PathLike[str] | Mapping[str, Any],
+    checkpoint: str | os.PathLike[str] | Mapping[str, Any], where: str
 ) -> tuple[str, Mapping[str, Tensor], Provenance]:
     """What to call the checkpoint in messages, its state and its provenance."""
-    where = "the checkpoint"
     if not isinstance(checkpoint, Mapping):
         where, checkpoint = os.fspath(checkpoint), load_checkpoint(checkpoint)
     return where, checkpoint["model"], Provenance.from_dict(checkpoint.get("mrssl", {}))

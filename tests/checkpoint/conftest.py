@@ -39,25 +39,32 @@ def build_torchvision(
     classes: int = 3,
     fc: int = 2,
     convs: int = 2,
+    seed: int = 1,
 ) -> MaskRCNN:
-    """torchvision's Mask R-CNN with ``classes`` foreground classes; ``head_norm``: FPN and mask."""
-    body = RESNETS[depth](weights=None, norm_layer=NORMS[norm])
-    width = body.inplanes // 8
-    heads = NORMS[head_norm] if head_norm else None
-    backbone = BackboneWithFPN(
-        body,
-        {f"layer{i + 1}": str(i) for i in range(4)},
-        [width * 2**i for i in range(4)],
-        CHANNELS,
-        norm_layer=heads,
-    )
-    return MaskRCNN(
-        backbone,
-        box_head={2: TwoMLPHead, 3: ThreeFC}[fc](CHANNELS * 7 * 7, FC_DIM),
-        box_predictor=FastRCNNPredictor(FC_DIM, classes + 1),
-        mask_head=MaskRCNNHeads(CHANNELS, [CHANNELS] * convs, 1, norm_layer=heads),
-        mask_predictor=MaskRCNNPredictor(CHANNELS, CHANNELS, classes + 1),
-    )
+    """Of torchvision; ``classes``: without the background, ``head_norm``: in FPN and mask head."""
+    with torch.device("meta"):
+        body = RESNETS[depth](weights=None, norm_layer=NORMS[norm])
+        width = body.inplanes // 8
+        heads = NORMS[head_norm] if head_norm else None
+        backbone = BackboneWithFPN(
+            body,
+            {f"layer{i + 1}": str(i) for i in range(4)},
+            [width * 2**i for i in range(4)],
+            CHANNELS,
+            norm_layer=heads,
+        )
+        model = MaskRCNN(
+            backbone,
+            box_head={2: TwoMLPHead, 3: ThreeFC}[fc](CHANNELS * 7 * 7, FC_DIM),
+            box_predictor=FastRCNNPredictor(FC_DIM, classes + 1),
+            mask_head=MaskRCNNHeads(CHANNELS, [CHANNELS] * convs, 1, norm_layer=heads),
+            mask_predictor=MaskRCNNPredictor(CHANNELS, CHANNELS, classes + 1),
+        )
+    # A number a tensor instead of an initialisation, which would take most of the tests' time.
+    model = model.to_empty(device="cpu").eval()
+    for i, tensor in enumerate(model.state_dict().values()):
+        tensor.fill_(seed + i / 1000)
+    return model
 
 
 def describe_detectron2(
@@ -118,22 +125,24 @@ def draw_state(model: nn.Module, seed: int = 0) -> dict[str, Tensor]:
 
     torchvision's unused background rows are zero, as this package's engine has them.
     """
+    largest = max(tensor.numel() for tensor in model.state_dict().values())
     generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn(2 * largest, generator=generator)  # drawn once: it is the slow part
     state = {}
-    for name, tensor in model.state_dict().items():
+    for i, (name, tensor) in enumerate(model.state_dict().items()):
+        value = noise[97 * i :][: tensor.numel()].reshape(tensor.shape)
         if name.endswith("num_batches_tracked"):
-            value = torch.tensor(7)
+            value = torch.tensor(7 + i)
+        elif tensor.ndim > 1:
+            value = value * (1 / tensor[0].numel()) ** 0.5
+        elif name.endswith(("running_var", "weight")):
+            value = 1 + 0.1 * value.tanh()
         else:
-            value = torch.randn(tensor.shape, generator=generator)
-            if tensor.ndim > 1:
-                value *= (2 / tensor[0].numel()) ** 0.5
-            elif name.endswith(("running_var", "weight")):
-                value = 1 + 0.1 * value.tanh()
+            value = 0.1 * value
         state[name] = value
     for leaf in ("weight", "bias"):
-        if "roi_heads.mask_predictor.mask_fcn_logits.weight" in state:
-            state[f"roi_heads.box_predictor.bbox_pred.{leaf}"][:4] = 0
-            state[f"roi_heads.mask_predictor.mask_fcn_logits.{leaf}"][:1] = 0
+        state[f"roi_heads.box_predictor.bbox_pred.{leaf}"][:4] = 0
+        state[f"roi_heads.mask_predictor.mask_fcn_logits.{leaf}"][:1] = 0
     return state
 
 

@@ -153,10 +153,9 @@ def test_errors(tmp_path, output, options, message):
 
 
 def test_command_line(checkpoint, tmp_path, repository_root):
-    output = tmp_path / "out.pth"
+    output, tool = tmp_path / "out.pth", repository_root / "tools" / "export_checkpoint.py"
     done = subprocess.run(
-        [sys.executable, repository_root / "tools" / "export_checkpoint.py", checkpoint[0]]
-        + ["--to", "detectron2", "--scope", "detector", "--output", output],
+        [sys.executable, tool, checkpoint[0], "--to", "detectron2", "--output", output],
         capture_output=True,
         text=True,
         env={**os.environ, "PYTHONPATH": str(repository_root)},
