@@ -107,9 +107,10 @@ class Distortion(ABC):
             return patch
         if context is None:
             context = DistortionContext(patch, (0, 0, patch.shape[2], patch.shape[1]))
-        out = self._apply(patch, params, context)
+        out = self._apply(np.ascontiguousarray(patch), params, context)
         np.maximum(out, np.float32(0), out=out)
-        return np.minimum(out, np.float32(1), out=out)
+        np.minimum(out, np.float32(1), out=out)
+        return np.ascontiguousarray(out)
 
     @abstractmethod
     def _sample(self, rng: np.random.Generator, shape: tuple[int, int], severity: float) -> Params:
@@ -117,7 +118,10 @@ class Distortion(ABC):
 
     @abstractmethod
     def _apply(self, patch: np.ndarray, params: Params, context: DistortionContext) -> np.ndarray:
-        """Compute a new, finite float32 (C, h, w) array; its values may leave [0, 1]."""
+        """Compute a new, finite float32 array of the shape of ``patch``, (C, h, w), C-contiguous.
+
+        Its values may leave [0, 1]; its memory is the caller's.
+        """
 
 
 class DistortionRegistry(Registry):

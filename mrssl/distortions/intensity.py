@@ -15,9 +15,25 @@ from mrssl.distortions.base import (
 from mrssl.distortions.transplant import draw_places, farthest_patch
 
 #: Intensities at which an intensity curve is tabulated.
-_TABLE = 256
+_TABLE = 1024
 _GRID = np.linspace(0, 1, _TABLE)
+#: Curve parameters at which a curve is compared with the identity, and drawn.
 _COARSE = np.linspace(0, 1, 16)
+_FINE = np.linspace(0, 1, 128)
+
+
+def look_up(patch: np.ndarray, table: np.ndarray) -> np.ndarray:
+    """Map intensities by a table of 1024 values for 0 to 1, the nearest entry taken.
+
+    Args:
+        patch: float32 (C, h, w) in [0, 1].
+        table: float (1024,).
+
+    Returns:
+        float32 (C, h, w).
+    """
+    index = (patch * np.float32(_TABLE - 1) + np.float32(0.5)).astype(np.uint16)
+    return table.astype(np.float32)[index]
 
 
 def bezier(controls: np.ndarray, t: np.ndarray) -> np.ndarray:
@@ -64,10 +80,9 @@ class IntensityCurve(Distortion):
         }
 
     def _apply(self, patch: np.ndarray, params: Params, context: DistortionContext) -> np.ndarray:
-        x, y = bezier(np.asarray(params["controls"]), _GRID).T
+        x, y = bezier(np.asarray(params["controls"]), _FINE).T
         weight = params["weight"]
-        table = ((1 - weight) * _GRID + weight * np.interp(_GRID, x, y)).astype(np.float32)
-        return np.interp(patch.ravel(), _GRID, table).astype(np.float32).reshape(patch.shape)
+        return look_up(patch, (1 - weight) * _GRID + weight * np.interp(_GRID, x, y))
 
 
 @DISTORTION_REGISTRY.register()
@@ -131,9 +146,8 @@ class HistogramTransfer(Distortion):
         # Equal quantiles (a flat background) are one value; it goes to the middle of its targets.
         own, first, count = np.unique(own, return_index=True, return_counts=True)
         target = np.add.reduceat(target, first) / count
-        matched = np.interp(patch.ravel(), own, target).astype(np.float32).reshape(patch.shape)
-        weight = np.float32(params["weight"])
-        return patch + weight * (matched - patch)
+        weight = params["weight"]
+        return look_up(patch, (1 - weight) * _GRID + weight * np.interp(_GRID, own, target))
 
 
 #: Quantiles are read from about this many pixels.

@@ -15,7 +15,7 @@ from mrssl.errors import MrsslError
 
 #: Candidates drawn for each region asked for; the rest of the budget is given up, not searched.
 _CANDIDATES = 24
-#: Regions are never narrower than this, in pixels.
+#: Regions are never narrower than this, in pixels; a slice that is narrower has none.
 _MIN_SIDE = 6
 
 
@@ -145,7 +145,7 @@ class RegionSampler:
         """
         most = max(self.regions[0], round(self.regions[1] * count_factor))
         wanted = int(rng.integers(self.regions[0], most + 1))
-        if not wanted:
+        if not wanted or min(foreground.shape) < _MIN_SIDE:
             return []
         boxes = self._candidates(rng, foreground, wanted * _CANDIDATES)
         return [self._finish(rng, box) for box in self._spread(boxes, wanted)]
