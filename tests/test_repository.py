@@ -14,13 +14,12 @@ from mrssl.config import load_cfg
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
 CHILDREN = [file for file in CONFIGS if file.parent.name in ("pretrain", "finetune")]
-DOCUMENTS = [*sorted(ROOT.glob("*.md")), ROOT / "datasets" / "README.md"]
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("datasets/*.md")])
 TEXT = {".py", ".md", ".toml", ".yaml", ".yml", ".json", ".cfg", ".txt", ""}
 
-# Folders of somebody's machine; spelled so that this file does not match itself.
-MACHINE_PATH = re.compile(
-    r"(?<![\w.$}/-])/(?:" + "|".join(["work", "root", "home", "Users", "tmp"]) + r")/\w"
-)
+# Folders of somebody's machine; "someone" stands for nobody. Spelled so as not to match itself.
+_FOLDERS = "|".join(["work", "root", "home", "Users", "tmp"])
+MACHINE_PATH = re.compile(rf"(?<![\w.$}}/-])/(?:{_FOLDERS})/(?!someone\b)\w")
 
 
 def tracked_files() -> list[Path]:
