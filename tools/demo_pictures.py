@@ -62,15 +62,9 @@ def distortion_rows(samples: Sequence[Sample], type_names: Sequence[str]) -> lis
     """A row a slice: clean | distorted | where, and by what."""
     rows = []
     for sample in samples:
-        types = ", ".join(_type_names(sample["types"], type_names)) or "left clean"
-        distorted = middle(sample)
-        rows.append(
-            [
-                Picture(middle(sample, "clean"), "clean"),
-                Picture(distorted, "distorted"),
-                Picture(distorted, types, masks=list(sample["masks"]), boxes=sample["boxes"]),
-            ]
-        )
+        seen, names = middle(sample), _type_names(sample["types"], type_names)
+        where = Picture(seen, list(sample["masks"]), sample["boxes"], names)
+        rows.append([Picture(middle(sample, "clean")), Picture(seen), where])
     return rows
 
 
@@ -80,36 +74,24 @@ def restoration_rows(
     """A row a slice: distorted | found and named | restored | clean."""
     rows = []
     for sample, output in zip(samples, outputs, strict=True):
-        best = [int(scores.argmax()) for scores in output["type_scores"]]
-        found = ", ".join(type_names[k] for k in best) or "nothing found"
-        masks = [mask.astype(bool) for mask in output["masks"]]
-        rows.append(
-            [
-                Picture(middle(sample), "distorted"),
-                Picture(middle(sample), found, masks=masks, boxes=output["boxes"]),
-                Picture(output["restored"], "restored"),
-                Picture(middle(sample, "clean"), "clean"),
-            ]
-        )
+        seen = middle(sample)
+        names = [type_names[int(scores.argmax())] for scores in output["type_scores"]]
+        found = Picture(seen, list(output["masks"].astype(bool)), output["boxes"], names)
+        restored, clean = Picture(output["restored"]), Picture(middle(sample, "clean"))
+        rows.append([Picture(seen), found, restored, clean])
     return rows
 
 
 def segmentation_rows(
-    samples: Sequence[Sample], outputs: Mapping[str, Sequence[Prediction]]
+    samples: Sequence[Sample], outputs: Sequence[Sequence[Prediction]]
 ) -> list[list[Picture]]:
     """A row a slice: the slice | its labels | what each of the models found."""
     rows = []
     for index, sample in enumerate(samples):
         size = (int(sample["width"]), int(sample["height"]))
         image = cv2.resize(middle(sample), size, interpolation=cv2.INTER_LINEAR)
-        row = [
-            Picture(image, "slice"),
-            Picture(image, "labels", masks=list(sample["masks"])),
-        ]
-        for title, found in outputs.items():
-            masks = [mask.astype(bool) for mask in found[index]["masks"]]
-            row.append(Picture(image, title, masks=masks))
-        rows.append(row)
+        masks = [sample["masks"], *(found[index]["masks"].astype(bool) for found in outputs)]
+        rows.append([Picture(image), *(Picture(image, list(m)) for m in masks)])
     return rows
 
 

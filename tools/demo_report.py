@@ -72,12 +72,12 @@ class Run:
 
 @dataclass(frozen=True)
 class Picture:
-    """One cell of a grid: an image, regions to tint and boxes (N, 4) XYXY to draw over it."""
+    """One cell of a grid: an image, regions to tint, boxes (N, 4) XYXY with a word on each."""
 
     image: np.ndarray
-    title: str = ""
     masks: Sequence[np.ndarray] = ()
     boxes: np.ndarray | Sequence[Sequence[float]] = ()
+    names: Sequence[str] = ()
 
 
 @dataclass
@@ -139,27 +139,28 @@ def _shown(cell: Any) -> str:
     return str(cell)
 
 
-def picture_grid(rows: Sequence[Sequence[Picture]]) -> Figure:
-    """Draw pictures in rows; every row has the same number of them."""
+def picture_grid(titles: Sequence[str], rows: Sequence[Sequence[Picture]]) -> Figure:
+    """Draw pictures in rows, a title above each column."""
     height, width = rows[0][0].image.shape
-    columns = len(rows[0])
     side = 2.3
     figure, axes = plt.subplots(
         len(rows),
-        columns,
-        figsize=(side * columns, (side * height / width + 0.3) * len(rows)),
+        len(titles),
+        figsize=(side * len(titles), side * height / width * len(rows) + 0.3),
         squeeze=False,
         layout="compressed",
     )
     for axis, picture in zip(axes.flat, (cell for row in rows for cell in row), strict=True):
         axis.imshow(tint(picture.image, picture.masks), interpolation="nearest")
-        for x0, y0, x1, y1 in picture.boxes:
-            # Boxes are in pixel edges, matplotlib's axes in pixel centres.
-            axis.add_patch(
-                plt.Rectangle((x0 - 0.5, y0 - 0.5), x1 - x0, y1 - y0, fill=False, color="#f90")
-            )
-        axis.set_title(picture.title, fontsize=8)
         axis.set_axis_off()
+        for index, (x0, y0, x1, y1) in enumerate(picture.boxes):
+            # Boxes are in pixel edges, matplotlib's axes in pixel centres.
+            edges = plt.Rectangle((x0 - 0.5, y0 - 0.5), x1 - x0, y1 - y0, fill=False, color="#f90")
+            axis.add_patch(edges)
+            if index < len(picture.names):
+                axis.text(x0, y0 - 3, picture.names[index], color="#fc0", fontsize=6, clip_on=True)
+    for axis, title in zip(axes[0], titles, strict=True):
+        axis.set_title(title, fontsize=9)
     return figure
 
 
