@@ -158,7 +158,6 @@ def run_overrides(folder: Path, train: str, test: str, iterations: int) -> dict[
         "SOLVER.WARMUP_ITERS": str(max(iterations // 10, 1)),
         "SOLVER.CHECKPOINT_PERIOD": str(iterations),
         "TEST.EVAL_PERIOD": str(max(iterations // 3, 1)),
-        "MODEL.DEVICE": "cuda" if torch.cuda.is_available() else "cpu",
         "OUTPUT_DIR": str(folder),
     }
 
