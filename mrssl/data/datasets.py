@@ -20,9 +20,9 @@ from mrssl.data.labels import (
     instances_of_slice,
 )
 from mrssl.data.normalization import foreground_mask
-from mrssl.data.sources import VolumeSource, find_volumes, read_volume
+from mrssl.data.sources import find_volumes, label_source, read_volume, volume_slice_axis
 from mrssl.errors import MrsslError
-from mrssl.structures.volume import display_transform, resolve_slice_axis, transformed_geometry
+from mrssl.structures.volume import display_transform, transformed_geometry
 
 _LOG = logging.getLogger(__name__)
 
@@ -203,16 +203,9 @@ def _slice_records(case: Case, slice_axis: str, image_id: int) -> list[dict[str,
     ]
 
 
-def volume_slice_axis(source: VolumeSource, axis: str) -> str:
-    """The slice axis of a volume, "auto" resolved: DICOM keeps the slices that the scanner made."""
-    if axis == "auto" and source.format == "dicom":
-        return "D"
-    return resolve_slice_axis(axis, source.shape, source.spacing)
-
-
 def _check_label(case: Case) -> None:
     """Compare the headers of image and label."""
-    label = _label_source(case)
+    label = label_source(str(case.label_file))
     source = case.source
     try:
         _, fault = check_label_geometry(source.shape, source.affine, label.shape, label.affine)
@@ -220,14 +213,6 @@ def _check_label(case: Case) -> None:
         raise MrsslError(f"{case.label_file}: {error} ({source.path})") from error
     if fault:
         _LOG.warning("%s: %s", case.label_file, fault)
-
-
-def _label_source(case: Case) -> VolumeSource:
-    sources = find_volumes(str(case.label_file))
-    if len(sources.volumes) != 1:
-        reason = sources.refused[0].reason if sources.refused else "not a single volume"
-        raise MrsslError(f"{case.label_file}: {reason}")
-    return sources.volumes[0]
 
 
 def _annotate(
@@ -253,4 +238,4 @@ def _label_slices(case: Case, record: dict[str, Any]) -> Iterator[np.ndarray]:
         raise MrsslError(f"{prefix}{error}") from error
 
 
-__all__ = ["Dataset", "dataset_options", "load_dataset", "volume_slice_axis"]
+__all__ = ["Dataset", "dataset_options", "load_dataset"]

@@ -64,6 +64,11 @@ def _decode(path: str, dataset: Any) -> np.ndarray:
             warnings.simplefilter("ignore")
             pixels = dataset.pixel_array
     except Exception as error:  # each decoder raises its own
+        if "missing dependencies" in str(error):
+            name = dataset.file_meta.TransferSyntaxUID.name
+            raise DicomError(
+                f"{path}: {name} needs a decoder: pip install 'mrssl[dicom]'"
+            ) from error
         raise DicomError(f"{path}: the pixels can't be decoded ({one_line(error)})") from error
     return pixels[None] if pixels.ndim == 2 else pixels
 

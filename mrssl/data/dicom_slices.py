@@ -158,7 +158,9 @@ def read_slice_headers(path: str | Path) -> list[SliceHeader]:
 def _slices(path: str, dataset: Any) -> list[SliceHeader]:
     if "Rows" not in dataset or "Columns" not in dataset:
         what = getattr(dataset.get("SOPClassUID"), "name", "")
-        raise DicomError(f"{path}: no image in it ({what or 'no SOP class, not DICOM'})")
+        raise DicomError(
+            f"{path}: {f'no image in it ({what})' if what else 'neither DICOM nor NIfTI'}"
+        )
     if int(dataset.get("SamplesPerPixel") or 1) != 1:
         raise DicomError(f"{path}: a colour picture, not MRI")
     frames = int(dataset.get("NumberOfFrames") or 1)

@@ -107,7 +107,7 @@ def foreground_mask(image: np.ndarray) -> np.ndarray:
         (H, W) bool; True = patient.
     """
     levels = cv2.convertScaleAbs(image, alpha=255.0)
-    counts = np.bincount(levels.ravel(), minlength=256)
+    counts = cv2.calcHist([levels], [0], None, [256], [0, 256])
     low, high = np.searchsorted(np.cumsum(counts), (0.02 * levels.size, 0.98 * levels.size))
     threshold = max(_SLICE_FLOOR * 255.0, low + _BET_FRACTION * (high - low))
     _, mask = cv2.threshold(levels, int(threshold), 1, cv2.THRESH_BINARY)

@@ -16,7 +16,7 @@ from mrssl.data.dicom_pixels import read_slices
 from mrssl.data.dicom_series import DicomVolume, scan_files, scan_path
 from mrssl.data.nifti import NIFTI_SUFFIXES, is_nifti, read_nifti, read_nifti_header
 from mrssl.errors import MrsslError
-from mrssl.structures.volume import Volume, affine_spacing
+from mrssl.structures.volume import Volume, affine_spacing, resolve_slice_axis
 
 #: BIDS subject at the start of a file name.
 _BIDS_SUBJECT = re.compile(r"^(sub-[A-Za-z0-9]+)")
@@ -159,6 +159,26 @@ def subject_of_file(path: str | Path) -> str:
     return match.group(1) if match else _CHANNEL.sub("", name)
 
 
+def volume_slice_axis(source: VolumeSource, axis: str) -> str:
+    """The slice axis of a volume, "auto" resolved: DICOM keeps the slices that the scanner made."""
+    if axis == "auto" and source.format == "dicom":
+        return "D"
+    return resolve_slice_axis(axis, source.shape, source.spacing)
+
+
+def label_source(path: str) -> VolumeSource:
+    """The one volume that a label path holds.
+
+    Raises:
+        MrsslError: not exactly one.
+    """
+    found = find_volumes(path)
+    if len(found.volumes) != 1:
+        reason = found.refused[0].reason if found.refused else "not a single volume"
+        raise MrsslError(f"{path}: {reason}")
+    return found.volumes[0]
+
+
 def compile_pattern(pattern: str) -> re.Pattern[str] | None:
     """A subject pattern, compiled; None for "".
 
@@ -249,7 +269,9 @@ __all__ = [
     "VolumeSource",
     "compile_pattern",
     "find_volumes",
+    "label_source",
     "nifti_sources",
     "read_volume",
     "subject_of_file",
+    "volume_slice_axis",
 ]

@@ -1,0 +1,74 @@
+"""Splits by subject: neighbouring slices, and scans of one person, are nearly the same picture."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+
+from mrssl.errors import MrsslError
+
+
+def split_subjects(
+    subjects: Iterable[str],
+    shares: Mapping[str, float],
+    *,
+    seed: int = 0,
+    together: Sequence[Iterable[str]] = (),
+) -> dict[str, list[str]]:
+    """Divide subjects among splits, the same way wherever and in whatever order they come.
+
+    Args:
+        subjects: names; repeated ones count once.
+        shares: split -> its share of the subjects; they add up to 1. Every split gets one at least.
+        seed: another seed gives another division.
+        together: groups of subjects that must not be parted, such as those with identical scans.
+
+    Returns:
+        split -> its subjects, sorted.
+
+    Raises:
+        MrsslError: shares that are not positive or do not add up to 1, or fewer subjects (groups
+            counted once) than splits.
+    """
+    if not shares or min(shares.values()) <= 0 or abs(sum(shares.values()) - 1) > 1e-6:
+        raise MrsslError(f"shares of splits must be positive and add up to 1, not {dict(shares)}")
+    groups = _groups(sorted(set(subjects)), together)
+    if len(groups) < len(shares):
+        raise MrsslError(f"{len(groups)} subjects can't be divided among {len(shares)} splits")
+    groups.sort(key=lambda group: hashlib.sha256(f"{seed}:{group[0]}".encode()).digest())
+    names = list(shares)
+    cuts = _cuts([shares[name] for name in names], len(groups))
+    return {
+        name: sorted(subject for group in groups[start:end] for subject in group)
+        for name, start, end in zip(names, cuts, cuts[1:], strict=False)
+    }
+
+
+def _cuts(shares: Sequence[float], count: int) -> list[int]:
+    cuts = [0]
+    for index in range(len(shares)):
+        wanted = round(sum(shares[: index + 1]) * count)
+        # one at least for this split, and for each that follows
+        cuts.append(min(max(wanted, cuts[-1] + 1), count - (len(shares) - 1 - index)))
+    return cuts
+
+
+def _groups(subjects: Sequence[str], together: Sequence[Iterable[str]]) -> list[list[str]]:
+    leader = {subject: subject for subject in subjects}
+
+    def find(subject: str) -> str:
+        while leader[subject] != subject:
+            subject = leader[subject]
+        return subject
+
+    for group in together:
+        members = [find(subject) for subject in group if subject in leader]
+        for member in members:
+            leader[member] = min(members)
+    groups: dict[str, list[str]] = {}
+    for subject in subjects:
+        groups.setdefault(find(subject), []).append(subject)
+    return list(groups.values())
+
+
+__all__ = ["split_subjects"]
