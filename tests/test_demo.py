@@ -9,11 +9,14 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 
 import demo_data
+from mrssl.errors import MrsslError
 
 pytest.importorskip("nilearn", reason="the demonstration needs the extra 'demo'")
 demo_report = pytest.importorskip("demo_report", reason="matplotlib comes with the extra 'demo'")
+demo = pytest.importorskip("demo", reason="torchvision comes with the extra 'demo'")
 
 
 def test_slabs_are_apart() -> None:
@@ -92,3 +95,32 @@ def test_tint_changes_the_masked_pixels_only() -> None:
     np.testing.assert_array_equal(tinted[~mask], np.repeat(image[~mask][:, None], 3, axis=1))
     assert np.ptp(tinted[mask], axis=1).min() > 0.2
     np.testing.assert_array_equal(image, np.linspace(0, 1, 12, dtype=np.float32).reshape(3, 4))
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "scratch").mkdir()
+    (tmp_path / "scratch" / "thesis.txt").write_text("years of work")
+    with pytest.raises(MrsslError, match="not empty"):
+        demo.prepare_folder(tmp_path)
+    assert (tmp_path / "scratch" / "thesis.txt").is_file()
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(MrsslError, match="file: cannot be written"):
+        demo.prepare_folder(tmp_path / "file")
+
+
+@pytest.mark.slow
+def test_the_whole_chain(tmp_path: Path) -> None:
+    folder = tmp_path / "demo"
+    demo.main(["--output", str(folder), "--pretrain-iterations", "1", "--finetune-iterations", "1"])
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert demo_report.CAVEAT[:60] in page
+    assert page.count("<img") == 6
+    for column in (*demo.PRETEXT_METRICS, *demo.TASK_METRICS):
+        assert f"<th>{column}</th>" in page
+    exported = torch.load(folder / "detectron2_detector.pth", weights_only=True)
+    assert "roi_heads.mask_head.predictor.weight" in exported.get("model", exported)
+    demo.prepare_folder(folder)  # what a demonstration made, the next one may replace
+    assert not (folder / "pretrain").exists()
