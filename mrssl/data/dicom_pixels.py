@@ -63,7 +63,9 @@ def _decode(path: str, dataset: Any) -> np.ndarray:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             pixels = dataset.pixel_array
-    except Exception as error:  # each decoder raises its own
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # decoders raise their own; a panic in Rust is no Exception
         if "missing dependencies" in str(error):
             name = dataset.file_meta.TransferSyntaxUID.name
             raise DicomError(

@@ -31,6 +31,8 @@ NIFTI_SUFFIXES = (".nii", ".nii.gz")
 _MAX_DEFLATE_RATIO = 1032
 #: Voxels of one 3-D volume, at most: 2 GiB as float32.
 MAX_VOXELS = 2**29
+#: Volumes of one 4-D file, at most.
+MAX_VOLUMES = 20_000
 _CHUNK = 1 << 20
 _UNIT_TO_MM = {"meter": 1000.0, "micron": 0.001}
 
@@ -65,7 +67,19 @@ def read_nifti_header(path: str | Path) -> NiftiHeader:
     Raises:
         MrsslError: not a NIfTI file, a header that the file's size belies, or no 3-D geometry.
     """
-    return _canonical_header(path, _open_header(path))
+    return _parsed(path)[1]
+
+
+def _parsed(path: str | Path) -> tuple[Any, NiftiHeader]:
+    """Nibabel's header, and what it says in canonical axes."""
+    raw = _open_header(path)
+    try:
+        _check_size(path, raw, os.path.getsize(path))
+        return raw, _canonical_header(path, raw)
+    except MrsslError:
+        raise
+    except Exception as error:  # nibabel, of codes and quaternions that are none
+        raise MrsslError(f"{path}: damaged NIfTI header ({_one_line(error)})") from error
 
 
 def read_nifti(path: str | Path, index: int | None = None) -> Volume:
@@ -78,8 +92,7 @@ def read_nifti(path: str | Path, index: int | None = None) -> Volume:
     Raises:
         MrsslError: unreadable or truncated; or a 4-D file without a valid ``index``.
     """
-    raw = _open_header(path)
-    header = _canonical_header(path, raw)
+    raw, header = _parsed(path)
     index = _checked_index(path, index, header.num_volumes)
     try:
         array = _read_voxels(path, raw, index)
@@ -100,7 +113,6 @@ def _checked_index(path: str | Path, index: int | None, count: int) -> int:
 def _open_header(path: str | Path) -> Any:
     """Parse the header alone: a nibabel NIfTI-1 or NIfTI-2 header."""
     try:
-        size = os.path.getsize(path)
         with _open(path) as stream:
             block = stream.read(544)  # a NIfTI-2 header and the extension flag
     except FileNotFoundError as error:
@@ -116,7 +128,6 @@ def _open_header(path: str | Path) -> Any:
             header = klass.header_class(block[:length], check=True)
         except Exception as error:  # nibabel raises its own, and NumPy's for nonsense
             raise MrsslError(f"{path}: damaged NIfTI header ({_one_line(error)})") from error
-        _check_size(path, header, size)
         return header
     raise MrsslError(f"{path}: not a NIfTI file (it has no NIfTI header)")
 
@@ -128,9 +139,10 @@ def _check_size(path: str | Path, header: Any, file_size: int) -> None:
         raise MrsslError(f"{path}: voxels of type {header.get_value_label('datatype')} are not MRI")
     if len(shape) < 2 or min(shape) < 1:
         raise MrsslError(f"{path}: shape {tuple(shape)} is not that of a volume")
-    if np.prod([float(n) for n in shape[:3]]) > MAX_VOXELS:
+    voxels, volumes = (float(np.prod(np.array(n, float))) for n in (shape[:3], shape[3:]))
+    if voxels > MAX_VOXELS or volumes > MAX_VOLUMES:
         raise MrsslError(f"{path}: shape {tuple(shape)} is larger than can be real")
-    expected = _offset(header) + float(np.prod([float(n) for n in shape])) * dtype.itemsize
+    expected = _offset(header) + voxels * volumes * dtype.itemsize
     held = file_size * _MAX_DEFLATE_RATIO if _is_gzip(path) else file_size
     if expected > held:
         raise MrsslError(
@@ -144,7 +156,7 @@ def _canonical_header(path: str | Path, header: Any) -> NiftiHeader:
     if any(n > 1 for n in shape[4:]):
         raise MrsslError(f"{path}: {len(shape)} axes {tuple(shape)}; 3 or 4 are understood")
     depth, height, width = [*shape[:3], 1][:3]
-    affine, faults = _affine(path, header)
+    affine, faults = _affine(header)
     try:
         check_affine(affine)
     except MrsslError as error:
@@ -155,12 +167,9 @@ def _canonical_header(path: str | Path, header: Any) -> NiftiHeader:
     return NiftiHeader(canonical_shape, canonical, count, transform, faults)
 
 
-def _affine(path: str | Path, header: Any) -> tuple[np.ndarray, tuple[str, ...]]:
+def _affine(header: Any) -> tuple[np.ndarray, tuple[str, ...]]:
     faults: tuple[str, ...] = ()
-    try:
-        affine = np.array(header.get_best_affine(), dtype=np.float64)
-    except Exception as error:  # a quaternion that is none
-        raise MrsslError(f"{path}: the orientation makes no sense ({_one_line(error)})") from error
+    affine = np.array(header.get_best_affine(), dtype=np.float64)
     if not int(header["qform_code"]) and not int(header["sform_code"]):
         faults = ("no orientation (qform and sform code 0): left and right are a guess",)
     unit = header.get_xyzt_units()[0]

@@ -1,0 +1,79 @@
+"""Damaged files end in the one error meant for the user: no crash, no hang, no flood of memory."""
+
+from __future__ import annotations
+
+import gzip
+import resource
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pydicom
+import pytest
+
+from fuzz_readers import main
+from mrssl.data import find_volumes, read_volume
+from mrssl.errors import MrsslError
+
+PYDICOM_FILES = Path(pydicom.__file__).parent / "data" / "test_files"
+NIBABEL_FILES = Path(nib.__file__).parent / "tests" / "data"
+SOURCES = [
+    *sorted(PYDICOM_FILES.glob("MR_small*.dcm")),
+    NIBABEL_FILES / "anatomical.nii",
+    NIBABEL_FILES / "example4d.nii.gz",
+    NIBABEL_FILES / "example_nifti2.nii.gz",
+]
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.name)
+def test_damage_ends_in_the_defined_error(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(source), "--count", "40"]) == 0, capsys.readouterr().out
+
+
+def test_a_small_gzip_that_swells_is_stopped(tmp_path: Path) -> None:
+    """A header that promises little, in front of a gigabyte of zeros."""
+    header = nib.Nifti1Image(np.zeros((4, 4, 4), np.uint8), np.eye(4)).to_bytes()
+    path = tmp_path / "bomb.nii.gz"
+    with gzip.open(path, "wb", 9) as stream:
+        stream.write(header)
+        for _ in range(1024):
+            stream.write(bytes(1 << 20))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert read_volume(path).shape == (4, 4, 4)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kB
+
+
+def test_a_header_without_its_voxels_allocates_nothing(tmp_path: Path) -> None:
+    """512 MB promised, zeros that end early."""
+    header = nib.Nifti1Header()
+    header.set_data_shape((800, 800, 800))
+    header.set_data_dtype(np.uint8)
+    header["vox_offset"] = 352
+    header["magic"] = b"n+1"
+    path = tmp_path / "short.nii.gz"
+    path.write_bytes(gzip.compress(header.binaryblock + bytes(4) + bytes(20 << 20), 1))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(MrsslError, match=r"short\.nii\.gz"):
+        read_volume(path)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # kB
+
+
+def test_countless_volumes_are_refused(tmp_path: Path) -> None:
+    header = nib.Nifti1Header()
+    header.set_data_shape((1, 1, 1, 32767, 1))
+    header.set_data_dtype(np.uint8)
+    header["vox_offset"] = 352
+    header["magic"] = b"n+1"
+    path = tmp_path / "a.nii"
+    path.write_bytes(header.binaryblock + bytes(4) + bytes(32767))
+    assert "larger than can be real" in find_volumes(path).refused[0].reason
+
+
+def test_one_bad_file_does_not_spoil_its_folder(write_series: Callable) -> None:
+    array = np.random.default_rng(0).integers(0, 99, (5, 8, 9)).astype(np.int16)
+    folder = write_series(array)
+    (folder / "bad.dcm").write_bytes((folder / "0001.dcm").read_bytes()[:300])
+    found = find_volumes(folder)
+    assert [Path(item.path).name for item in found.refused] == ["bad.dcm"]
+    assert np.array_equal(read_volume(folder).array, array)
