@@ -29,10 +29,12 @@ def is_pretraining(cfg: CN) -> bool:
 
 def add_mrssl_config(cfg: CN) -> None:
     """Add the node ``MRSSL`` with its defaults to ``cfg``, in place."""
-    node = cfg.MRSSL = CN()
+    # Detectron2's CfgNode is a subclass of fvcore's, and merging wants the very same class.
+    make = type(cfg)
+    node = cfg.MRSSL = make()
 
     # -- data: how volumes become slices ----------------------------------------------------------
-    node.DATA = CN()
+    node.DATA = make()
     # Array axis that is stepped through to make slices: "auto" (the axis with the coarsest
     # spacing, the first of equals in D, H, W order), "D", "H" or "W".
     node.DATA.SLICE_AXIS = "auto"
@@ -57,7 +59,7 @@ def add_mrssl_config(cfg: CN) -> None:
     node.DATA.SUBJECT_PATTERN = ""
 
     # -- augmentation of labelled slices -----------------------------------------------------------
-    node.AUGMENT = CN()
+    node.AUGMENT = make()
     node.AUGMENT.SCALE = (0.85, 1.2)  # zoom about the centre
     node.AUGMENT.ROTATE = 10.0  # degrees, +-
     node.AUGMENT.TRANSLATE = 0.05  # share of the side, +-
@@ -66,7 +68,7 @@ def add_mrssl_config(cfg: CN) -> None:
     node.AUGMENT.PRETRAIN = False  # the same geometric and intensity changes before distorting
 
     # -- pretext: where and how slices are distorted -----------------------------------------------
-    node.PRETEXT = CN()
+    node.PRETEXT = make()
     node.PRETEXT.REGIONS = (1, 6)  # regions a slice, inclusive
     node.PRETEXT.REGION_SIZE = (0.08, 0.40)  # side of a region as a share of the slice's side
     node.PRETEXT.REGION_SHAPES = ("rectangle", "ellipse", "blob")
@@ -92,13 +94,13 @@ def add_mrssl_config(cfg: CN) -> None:
     node.PRETEXT.ALL_CHANNELS = 1.0
 
     # -- the two branches of the pretext -----------------------------------------------------------
-    node.DISTORTION_HEAD = CN()
+    node.DISTORTION_HEAD = make()
     node.DISTORTION_HEAD.IN_FEATURES = ("p2", "p4")  # the two scales: fine, context
     node.DISTORTION_HEAD.MAX_ROIS = 8  # positive proposals a slice that the two branches see
-    node.TYPE_HEAD = CN()
+    node.TYPE_HEAD = make()
     node.TYPE_HEAD.CONV_DIM = 64
     node.TYPE_HEAD.LOSS_WEIGHT = 1.0
-    node.RESTORATION_HEAD = CN()
+    node.RESTORATION_HEAD = make()
     node.RESTORATION_HEAD.RESOLUTION = 56  # output pixels a side; a multiple of 4
     node.RESTORATION_HEAD.CONV_DIM = 32
     node.RESTORATION_HEAD.NORM = "GN"
@@ -108,14 +110,14 @@ def add_mrssl_config(cfg: CN) -> None:
     node.RESTORATION_HEAD.LOSS_WEIGHT = 1.0
 
     # -- transfer ---------------------------------------------------------------------------------
-    node.TRANSFER = CN()
+    node.TRANSFER = make()
     node.TRANSFER.SCOPE = "detector"  # "backbone", "fpn", "rpn" or "detector"
     # Learning-rate factor of the loaded parameters, and iterations for which they stay frozen.
     node.TRANSFER.LR_FACTOR = 1.0
     node.TRANSFER.FREEZE_ITERS = 0
 
     # -- training ---------------------------------------------------------------------------------
-    node.SOLVER = CN()
+    node.SOLVER = make()
     node.SOLVER.OPTIMIZER = "SGD"  # "SGD" or "ADAMW"
     node.SOLVER.BEST_METRIC = ""  # "task/metric" kept as model_best.pth; "" = by the task
     node.SOLVER.PATIENCE = 0  # evaluations without a better metric before stopping; 0 = never

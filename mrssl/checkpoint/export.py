@@ -163,6 +163,8 @@ def stock_config(provenance: Provenance) -> dict[str, Any] | None:
     for node, stock in _STOCK_NAMES.items():
         if isinstance(config["MODEL"].get(node), dict):
             config["MODEL"][node]["NAME"] = stock
+            if config["MODEL"][node].get("POOLER_TYPE") == "":  # of a head that pools by itself
+                config["MODEL"][node]["POOLER_TYPE"] = "ROIAlignV2"
     return config
 
 

@@ -1,7 +1,9 @@
 """The method's own heads and losses: plain torch, no detector."""
 
 from mrssl.modeling.distortion_branch import DistortionBranch
+from mrssl.modeling.improved_mask_head import ImprovedMaskHead
 from mrssl.modeling.mask_loss import mask_rcnn_loss, mask_targets
+from mrssl.modeling.poolers import PyramidPooler, TwoScalePooler
 from mrssl.modeling.restoration_head import RestorationHead, restoration_loss, ssim_map
 from mrssl.modeling.roi_ops import crop_rois, paste_rois, restore_slice, select_rois
 from mrssl.modeling.type_head import DistortionTypeHead, distortion_type_loss
@@ -9,7 +11,10 @@ from mrssl.modeling.type_head import DistortionTypeHead, distortion_type_loss
 __all__ = [
     "DistortionBranch",
     "DistortionTypeHead",
+    "ImprovedMaskHead",
+    "PyramidPooler",
     "RestorationHead",
+    "TwoScalePooler",
     "crop_rois",
     "distortion_type_loss",
     "mask_rcnn_loss",

@@ -6,72 +6,40 @@ M the masks' side, S the restored crops' side.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from functools import partial
 
 import torch
 from fvcore.common.config import CfgNode
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss
-from torchvision.ops import roi_align
 
 from mrssl.config import is_pretraining
 from mrssl.engines.distributed import mean_count
 from mrssl.engines.torchvision.backbone import STRIDES
 from mrssl.engines.torchvision.rpn import SeededSampler
 from mrssl.errors import MrsslError
-from mrssl.modeling import DistortionBranch, mask_rcnn_loss, mask_targets
+from mrssl.modeling import (
+    DistortionBranch,
+    ImprovedMaskHead,
+    PyramidPooler,
+    TwoScalePooler,
+    mask_rcnn_loss,
+    mask_targets,
+)
+from mrssl.modeling.improved_mask_head import IMPROVED_MASK_HEAD, STOCK_MASK_HEAD
 from mrssl.modeling.layers import get_norm
 from mrssl.structures import RestorationTargets
 
 
-class PyramidPooler(nn.Module):
-    """ROIAlign from the pyramid level that fits each box, as Detectron2's ``ROIPooler``.
+class BackgroundRow(nn.Module):
+    """Zeros before the logits of a mask head that has none for the background, torchvision's 0."""
 
-    The level is eq. 1 of Lin et al. 2017 (FPN) with a canonical box of 224 pixels at level 4.
-
-    Args:
-        in_features: Detectron2's names of the levels, finest first, such as ``("p2", "p3")``.
-        resolution: side of the output.
-        sampling_ratio: samples a cell along each axis; 0 takes as many as the cell is wide.
-    """
-
-    def __init__(self, in_features: Sequence[str], resolution: int, sampling_ratio: int) -> None:
-        super().__init__()
-        self.in_features = tuple(in_features)
-        self.resolution = resolution
-        self.sampling_ratio = sampling_ratio
-
-    def forward(
-        self, features: Mapping[str, Tensor], boxes: list[Tensor], image_shapes: object = None
-    ) -> Tensor:
-        """Level name -> (B, C, h, w), and B tensors (R_b, 4) -> (R, C, resolution, resolution)."""
-        index = torch.repeat_interleave(
-            torch.arange(len(boxes), device=boxes[0].device),
-            torch.tensor([len(b) for b in boxes], device=boxes[0].device),
-        )
-        all_boxes = torch.cat(boxes).float()
-        rois = torch.cat([index[:, None].to(all_boxes.dtype), all_boxes], dim=1)
-        width, height = (all_boxes[:, 2:] - all_boxes[:, :2]).unbind(1)
-        level = torch.floor(4 + torch.log2((width * height).sqrt() / 224 + 1e-8))
-        first = int(self.in_features[0][1:])
-        level = level.clamp(min=first, max=first + len(self.in_features) - 1) - first
-        channels = features[self.in_features[0]].shape[1]
-        pooled = rois.new_zeros(len(rois), channels, self.resolution, self.resolution)
-        for number, name in enumerate(self.in_features):
-            chosen = torch.where(level == number)[0]
-            crops = roi_align(
-                features[name].float(),  # box coordinates would not survive half precision
-                rois[chosen],
-                self.resolution,
-                1.0 / STRIDES[name],
-                self.sampling_ratio,
-                aligned=True,
-            )
-            pooled = pooled.index_copy(0, chosen, crops)
-        return pooled
+    def forward(self, logits: Tensor) -> Tensor:
+        """Float (R, classes, M, M) -> (R, 1 + classes, M, M)."""
+        return F.pad(logits, (0, 0, 0, 0, 1, 0))
 
 
 class DistortionROIHeads(RoIHeads):
@@ -171,30 +139,16 @@ def build_roi_heads(cfg: CfgNode, num_types: int) -> DistortionROIHeads:
     Raises:
         MrsslError: a key has a value that this engine does not offer.
     """
-    node, box, mask = cfg.MODEL.ROI_HEADS, cfg.MODEL.ROI_BOX_HEAD, cfg.MODEL.ROI_MASK_HEAD
+    node, box = cfg.MODEL.ROI_HEADS, cfg.MODEL.ROI_BOX_HEAD
     channels, classes = cfg.MODEL.FPN.OUT_CHANNELS, node.NUM_CLASSES + 1
     if box.NUM_FC != 2:
         raise MrsslError(f"MODEL.ROI_BOX_HEAD.NUM_FC {box.NUM_FC}: the torchvision engine has 2")
-    for key in (box, mask):
-        if key.POOLER_TYPE != "ROIAlignV2":
-            raise MrsslError(
-                f"POOLER_TYPE {key.POOLER_TYPE!r}: the torchvision engine has ROIAlignV2"
-            )
-    box_pooler = PyramidPooler(node.IN_FEATURES, box.POOLER_RESOLUTION, box.POOLER_SAMPLING_RATIO)
-    mask_parts: dict[str, nn.Module | None] = {}
-    if cfg.MODEL.MASK_ON:
-        mask_parts = {
-            "mask_roi_pool": PyramidPooler(
-                node.IN_FEATURES, mask.POOLER_RESOLUTION, mask.POOLER_SAMPLING_RATIO
-            ),
-            "mask_head": MaskRCNNHeads(
-                channels,
-                [mask.CONV_DIM] * mask.NUM_CONV,
-                1,
-                norm_layer=partial(get_norm, mask.NORM) if mask.NORM else None,
-            ),
-            "mask_predictor": MaskRCNNPredictor(mask.CONV_DIM, mask.CONV_DIM, classes),
-        }
+    _check_pooler_type("ROI_BOX_HEAD", box.POOLER_TYPE, "ROIAlignV2")
+    strides = [STRIDES[name] for name in node.IN_FEATURES]
+    box_pooler = PyramidPooler(
+        node.IN_FEATURES, strides, box.POOLER_RESOLUTION, box.POOLER_SAMPLING_RATIO
+    )
+    mask_parts = _mask_parts(cfg)
     branch = None
     if is_pretraining(cfg):
         branch = DistortionBranch.from_config(
@@ -220,6 +174,58 @@ def build_roi_heads(cfg: CfgNode, num_types: int) -> DistortionROIHeads:
     return heads
 
 
+def _mask_parts(cfg: CfgNode) -> dict[str, nn.Module]:
+    """Pooler, head and predictor of ``MODEL.ROI_MASK_HEAD``, by torchvision's names for them."""
+    if not cfg.MODEL.MASK_ON:
+        return {}
+    node, names = cfg.MODEL.ROI_MASK_HEAD, cfg.MODEL.ROI_HEADS.IN_FEATURES
+    channels, classes = cfg.MODEL.FPN.OUT_CHANNELS, cfg.MODEL.ROI_HEADS.NUM_CLASSES
+    pooling = (
+        names,
+        [STRIDES[name] for name in names],
+        node.POOLER_RESOLUTION,
+        node.POOLER_SAMPLING_RATIO,
+    )
+    if node.NAME == IMPROVED_MASK_HEAD:
+        # Detectron2 wants "" of a head that pools by itself; here either says the same.
+        _check_pooler_type("ROI_MASK_HEAD", node.POOLER_TYPE, "", "ROIAlignV2")
+        return {
+            "mask_roi_pool": TwoScalePooler(*pooling),
+            "mask_head": ImprovedMaskHead(
+                in_channels=channels,
+                num_classes=classes,
+                conv_dim=node.CONV_DIM,
+                num_conv=node.NUM_CONV,
+                norm=node.NORM,
+            ),
+            "mask_predictor": BackgroundRow(),
+        }
+    if node.NAME != STOCK_MASK_HEAD:
+        raise MrsslError(
+            f"MODEL.ROI_MASK_HEAD.NAME {node.NAME!r}: the torchvision engine has "
+            f"{STOCK_MASK_HEAD!r} and {IMPROVED_MASK_HEAD!r}"
+        )
+    _check_pooler_type("ROI_MASK_HEAD", node.POOLER_TYPE, "ROIAlignV2")
+    return {
+        "mask_roi_pool": PyramidPooler(*pooling),
+        "mask_head": MaskRCNNHeads(
+            channels,
+            [node.CONV_DIM] * node.NUM_CONV,
+            1,
+            norm_layer=partial(get_norm, node.NORM) if node.NORM else None,
+        ),
+        "mask_predictor": MaskRCNNPredictor(node.CONV_DIM, node.CONV_DIM, classes + 1),
+    }
+
+
+def _check_pooler_type(node: str, value: str, *known: str) -> None:
+    if value not in known:
+        raise MrsslError(
+            f"MODEL.{node}.POOLER_TYPE {value!r}: the torchvision engine has "
+            + " and ".join(map(repr, known))
+        )
+
+
 @torch.no_grad()
 def _init_like_detectron2(heads: DistortionROIHeads) -> None:
     """Detectron2's initialisation of the predictors; without it box scores start far from rare.
@@ -232,11 +238,11 @@ def _init_like_detectron2(heads: DistortionROIHeads) -> None:
     nn.init.normal_(heads.box_predictor.bbox_pred.weight, std=0.001)
     nn.init.zeros_(heads.box_predictor.bbox_pred.bias)
     heads.box_predictor.bbox_pred.weight[:4] = 0
-    if heads.has_mask():
-        last = heads.mask_predictor.mask_fcn_logits  # type: ignore[union-attr]
+    if isinstance(heads.mask_predictor, MaskRCNNPredictor):
+        last = heads.mask_predictor.mask_fcn_logits
         nn.init.normal_(last.weight, std=0.001)
         nn.init.zeros_(last.bias)
         last.weight[0] = 0
 
 
-__all__ = ["DistortionROIHeads", "PyramidPooler", "build_roi_heads"]
+__all__ = ["DistortionROIHeads", "build_roi_heads"]
