@@ -1,0 +1,227 @@
+#!/usr/bin/env python3
+"""Show what a model will be trained on: every distortion type, and mapped slices of a data set.
+
+Written to --output:
+  types.png    one row a distortion type of the configuration:
+               clean | three severities | changed pixels | difference at the strongest,
+               all about the distorted region
+  sample_N.png clean | distorted, with boxes and types | changed pixels | difference
+               (of labelled data: slice | labels)
+  samples.json where each sample comes from, and its records, from which it can be made again
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from mrssl.config import load_cfg
+from mrssl.data.files import written_whole
+from mrssl.data.mapper import INTENSITY_SCALE
+from mrssl.distortions import Distortion, DistortionContext, Region, foreground_of
+from mrssl.distortions.distorter import blend
+from mrssl.engines.datasets import RunData
+from mrssl.errors import MrsslError, run_main
+
+SEVERITIES = (0.3, 0.6, 1.0)
+#: Side of the grid's region as a share of the slice's, and how much more than it is shown.
+REGION_SHARE, SHOWN = 0.4, 1.5
+#: Pixels a side of one cell, of the grid and of the samples.
+GRID_CELL, SAMPLE_CELL = 128, 320
+TITLE = 18
+COLORS = ((80, 220, 255), (120, 255, 120), (255, 190, 80), (255, 130, 255), (110, 130, 255))
+
+
+def to_picture(image: np.ndarray, side: int) -> np.ndarray:
+    """A grey image, float (H, W) in [0, 1] or bool, as uint8 (side, side, 3), its shape kept."""
+    scale = side / max(image.shape)
+    size = (round(image.shape[1] * scale), round(image.shape[0] * scale))
+    grey = cv2.resize(
+        (image * np.float32(255)).clip(0, 255).astype(np.uint8),
+        size,
+        interpolation=cv2.INTER_NEAREST if image.dtype == bool else cv2.INTER_AREA,
+    )
+    top, left = (side - size[1]) // 2, (side - size[0]) // 2
+    out = np.zeros((side, side, 3), dtype=np.uint8)
+    out[top : top + size[1], left : left + size[0]] = grey[..., None]
+    return out
+
+
+def scaled(difference: np.ndarray) -> np.ndarray:
+    """A difference (H, W) stretched to [0, 1], so that a faint one can be seen."""
+    return difference / max(float(difference.max()), 1e-6)
+
+
+def draw_boxes(
+    picture: np.ndarray, boxes: np.ndarray, names: Sequence[str], shape: tuple[int, int]
+) -> np.ndarray:
+    """Boxes (N, 4) XYXY of an image of ``shape`` and their names, drawn on its picture."""
+    side = picture.shape[0]
+    scale = side / max(shape)
+    offset = np.array([side - round(shape[1] * scale), side - round(shape[0] * scale)]) // 2
+    for n, (box, name) in enumerate(zip(boxes, names, strict=True)):
+        x0, y0, x1, y1 = (int(v) for v in np.rint(box * scale + np.tile(offset, 2)))
+        color = COLORS[n % len(COLORS)]
+        cv2.rectangle(picture, (x0, y0), (x1 - 1, y1 - 1), color, 1)
+        for line, text in enumerate(name.split("\n")):
+            write(picture, text, (x0, max(y0 - 3, 9) + 11 * line), color)
+    return picture
+
+
+def write(picture: np.ndarray, text: str, place: tuple[int, int], color: Sequence[int]) -> None:
+    """Small text on black, its lower left corner at ``place``, moved left where it must be."""
+    (width, height), below = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 0.36, 1)
+    x, y = max(0, min(place[0], picture.shape[1] - width - 2)), place[1]
+    cv2.rectangle(picture, (x, y - height - 1), (x + width, y + below // 2), (0, 0, 0), -1)
+    cv2.putText(picture, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, 0.36, color, 1, cv2.LINE_AA)
+
+
+def stack_rows(rows: Sequence[Sequence[np.ndarray]], titles: Sequence[str]) -> np.ndarray:
+    """Pictures of equal size in rows, under a line of titles."""
+    body = np.vstack([np.hstack([np.pad(p, ((1, 1), (1, 1), (0, 0))) for p in r]) for r in rows])
+    head = np.zeros((TITLE, body.shape[1], 3), dtype=np.uint8)
+    for column, title in enumerate(titles):
+        write(head, title, (4 + column * body.shape[1] // len(titles), 13), (255, 255, 255))
+    return np.vstack([head, body])
+
+
+def central_region(image: np.ndarray) -> Region:
+    """A blob about the middle of the foreground of a slice (H, W)."""
+    rows, columns = np.nonzero(foreground_of(image))
+    centre = (np.median(rows), np.median(columns)) if rows.size else np.array(image.shape) / 2
+    h, w = (max(6, round(REGION_SHARE * side)) for side in image.shape)
+    y0, x0 = (
+        int(np.clip(middle - own / 2, 0, side - own))
+        for middle, own, side in zip(centre, (h, w), image.shape, strict=True)
+    )
+    return Region.render((x0, y0, x0 + w, y0 + h), "blob", 0.08, seed=2)
+
+
+def about(region: Region, shape: tuple[int, int]) -> tuple[slice, slice]:
+    """Rows and columns of a slice of ``shape`` to show around the region."""
+    parts = []
+    for first, last, side in zip(region.box[1::-1], region.box[:1:-1], shape, strict=True):
+        margin = round((last - first) * (SHOWN - 1) / 2)
+        parts.append(slice(max(0, first - margin), min(side, last + margin)))
+    return parts[0], parts[1]
+
+
+def type_row(
+    distortion: Distortion, image: np.ndarray, donor: np.ndarray, region: Region, tolerance: float
+) -> list[np.ndarray]:
+    """Clean | three severities | changed pixels | difference, for one type; slices (C, H, W)."""
+    middle = image.shape[0] // 2
+    shown = (middle, *about(region, image.shape[1:]))
+    patch = image[:, region.rows, region.columns]
+    context = DistortionContext(image, region.box, donor)
+    pictures = [to_picture(image[shown], GRID_CELL)]
+    distorted = image
+    for severity in SEVERITIES:
+        rng = np.random.default_rng(4)
+        params = distortion.sample(rng, (patch.shape[1], patch.shape[2]), severity)
+        result = distortion.apply(patch, params, context=context)
+        distorted = image.copy()
+        distorted[:, region.rows, region.columns] = blend(patch, result, region.alpha)
+        pictures.append(to_picture(distorted[shown], GRID_CELL))
+    write(pictures[0], distortion.name, (4, 12), (255, 255, 255))
+    difference = np.abs(distorted[shown] - image[shown])
+    pictures.append(to_picture(difference > tolerance, GRID_CELL))
+    pictures.append(to_picture(scaled(difference), GRID_CELL))
+    return pictures
+
+
+def sample_picture(sample: dict[str, Any], class_names: Sequence[str]) -> np.ndarray:
+    """One mapped slice with everything that it is annotated with."""
+    image = sample["image"][len(sample["image"]) // 2] / np.float32(INTENSITY_SCALE)
+    masks = sample.get("masks", np.zeros((0, *image.shape), dtype=bool))
+    boxes = sample.get("boxes", np.zeros((0, 4), dtype=np.float32))
+    if "clean" not in sample:
+        names = [class_names[int(c)] for c in sample.get("classes", ())]
+        marked = draw_boxes(to_picture(image, SAMPLE_CELL), boxes, names, masks.shape[1:])
+        label = to_picture(masks.any(axis=0), SAMPLE_CELL)
+        return stack_rows(
+            [[to_picture(image, SAMPLE_CELL), marked, label]], ["slice", "boxes", "labels"]
+        )
+    clean = sample["clean"][len(sample["clean"]) // 2] / np.float32(INTENSITY_SCALE)
+    names = [
+        "\n".join(f"{s['name']} {s['params']['severity']:.2f}" for s in record["distortions"])
+        for record in sample["records"]
+    ]
+    row = [
+        to_picture(clean, SAMPLE_CELL),
+        to_picture(image, SAMPLE_CELL),
+        draw_boxes(to_picture(image, SAMPLE_CELL), boxes, names, image.shape),
+        to_picture(masks.any(axis=0), SAMPLE_CELL),
+        to_picture(scaled(np.abs(image - clean)), SAMPLE_CELL),
+    ]
+    return stack_rows([row], ["clean", "distorted", "boxes and types", "changed", "difference"])
+
+
+def save_png(path: Path, picture: np.ndarray) -> None:
+    """Write a picture, whole or not at all; a third of the size where it has no colour."""
+    grey = (picture == picture[..., :1]).all()
+    options = [cv2.IMWRITE_PNG_COMPRESSION, 9]
+    _, encoded = cv2.imencode(".png", picture[..., 0] if grey else picture, options)
+    with written_whole(path) as temporary:
+        temporary.write_bytes(encoded.tobytes())
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    options.add_argument("--config-file", required=True, help="YAML with Detectron2's keys")
+    options.add_argument("--output", required=True, type=Path, metavar="DIR")
+    options.add_argument("--num", type=int, default=16, help="samples (default: 16)")
+    options.add_argument("--seed", type=int, default=0, help="of the samples (default: 0)")
+    options.add_argument("opts", nargs=argparse.REMAINDER, help="overrides: KEY VALUE ...")
+    return options
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Map some slices of ``DATASETS.TRAIN`` and draw them."""
+    args = parser().parse_args(argv)
+    if args.num < 1:
+        raise MrsslError(f"--num {args.num}: give at least 1")
+    data = RunData(load_cfg(args.config_file, args.opts), seed=args.seed)
+    mapper = data.train_mapper
+    places = np.linspace(0, len(data.train) - 1, args.num + 2)[1:-1].round().astype(int)
+    if mapper.distorter is not None:
+        # Read the middle slice of the data by evaluation's rule, and take it clean.
+        record = data.train[len(data.train) // 2]
+        image = data.test_mapper(record)["clean"] / np.float32(INTENSITY_SCALE)
+        other = data.train[int(places[0])]
+        donor = data.test_mapper(other)["clean"] / np.float32(INTENSITY_SCALE)
+        region = central_region(image[len(image) // 2])
+        rows = [
+            type_row(distortion, image, donor, region, mapper.distorter.tolerance)
+            for distortion in mapper.distorter.distortions
+        ]
+        titles = ["clean", *(f"severity {s}" for s in SEVERITIES), "changed", "difference"]
+        # Two blocks side by side: thirty rows would make a strip.
+        half = (len(rows) + 1) // 2
+        rows += [[np.zeros_like(cell) for cell in rows[0]]] * (2 * half - len(rows))
+        paired = [a + b for a, b in zip(rows[:half], rows[half:], strict=True)]
+        save_png(args.output / "types.png", stack_rows(paired, titles * 2))
+    notes = []
+    for n, place in enumerate(tqdm(places, unit="slice")):
+        sample = mapper(data.train[place])
+        name = f"sample_{n:03d}.png"
+        save_png(args.output / name, sample_picture(sample, data.class_names))
+        kept = ("file_name", "series", "slice_index", "image_id", "seed", "records")
+        notes.append({"picture": name, **{k: sample[k] for k in kept if k in sample}})
+    with written_whole(args.output / "samples.json") as path:
+        path.write_text(json.dumps(notes, indent=1))
+    print(f"{args.output}: {len(notes)} samples")
+
+
+if __name__ == "__main__":
+    run_main(main)
