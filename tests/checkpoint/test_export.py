@@ -104,8 +104,10 @@ def test_without_predictors(checkpoint, tmp_path):
 
 def test_mask_head_of_another_design_is_dropped_whole(checkpoint, tmp_path):
     loaded = load_checkpoint(checkpoint[0])
-    loaded["model"]["roi_heads.mask_head.decoder.weight"] = torch.ones(2)
-    loaded["mrssl"]["model_config"]["MODEL"]["ROI_MASK_HEAD"]["NAME"] = "OtherMaskHead"
+    loaded["model"]["roi_heads.mask_head.fuse.0.weight"] = torch.ones(2)
+    loaded["model"]["roi_heads.mask_head.logits.weight"] = torch.ones(2)
+    mask_head = loaded["mrssl"]["model_config"]["MODEL"]["ROI_MASK_HEAD"]
+    mask_head |= {"NAME": "OtherMaskHead", "POOLER_TYPE": ""}  # it pools by itself
     save_checkpoint(tmp_path / "other.pth", loaded)
     output = tmp_path / "out.pth"
     report = export_checkpoint(tmp_path / "other.pth", output, to="detectron2")
@@ -113,6 +115,7 @@ def test_mask_head_of_another_design_is_dropped_whole(checkpoint, tmp_path):
     assert "the mask head is not the stock one" in str(report)
     config = yaml.safe_load(output.with_suffix(".yaml").read_text())
     assert config["MODEL"]["ROI_MASK_HEAD"]["NAME"] == "MaskRCNNConvUpsampleHead"
+    assert config["MODEL"]["ROI_MASK_HEAD"]["POOLER_TYPE"] == "ROIAlignV2"
 
 
 def test_strides_that_torchvision_has_not_are_noted(tmp_path):

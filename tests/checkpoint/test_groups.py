@@ -1,0 +1,44 @@
+"""Which tensor belongs to which part of the detector."""
+
+from __future__ import annotations
+
+import pytest
+
+from mrssl.checkpoint.groups import GROUPS, SCOPES, by_group, group_of
+
+
+@pytest.mark.parametrize(
+    "name, group",
+    [
+        ("backbone.bottom_up.stem.conv1.weight", "backbone"),
+        ("backbone.fpn_lateral2.norm.weight", "fpn"),
+        ("proposal_generator.rpn_head.conv.bias", "rpn"),
+        ("roi_heads.box_head.fc1.weight", "box_head"),
+        ("roi_heads.box_predictor.cls_score.bias", "box_predictor"),
+        ("roi_heads.mask_head.mask_fcn1.weight", "mask_head"),
+        ("roi_heads.mask_head.deconv.weight", "mask_head"),
+        ("roi_heads.mask_head.predictor.weight", "mask_predictor"),
+        ("roi_heads.mask_head.fuse.0.weight", "mask_head"),  # the improved mask head's
+        ("roi_heads.mask_head.logits.weight", "mask_predictor"),  # and what of it knows classes
+        ("roi_heads.distortion_branch.type_head.predictor.bias", "type_head"),
+        ("roi_heads.distortion_branch.restoration_head.fine.bias", "restoration_head"),
+        ("something.else", "other"),
+    ],
+)
+def test_groups(name, group):
+    assert group_of(name) == group
+
+
+def test_each_scope_contains_the_one_before():
+    scopes = list(SCOPES.values())
+    assert all(small < large for small, large in zip(scopes, scopes[1:], strict=False))
+    assert scopes[-1] == set(GROUPS)
+
+
+def test_lists_keep_the_order_of_groups_and_names():
+    names = ["x.b", "backbone.fpn_output2.bias", "x.a", "backbone.bottom_up.stem.conv1.weight"]
+    assert list(by_group(names).items()) == [
+        ("backbone", [names[3]]),
+        ("fpn", [names[1]]),
+        ("other", [names[0], names[2]]),
+    ]
