@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from mrssl.checkpoint.groups import GROUPS, SCOPES, by_group, group_of
@@ -31,7 +33,7 @@ def test_groups(name, group):
 
 def test_each_scope_contains_the_one_before():
     scopes = list(SCOPES.values())
-    assert all(small < large for small, large in zip(scopes, scopes[1:], strict=False))
+    assert all(small < large for small, large in pairwise(scopes))
     assert scopes[-1] == set(GROUPS)
 
 
