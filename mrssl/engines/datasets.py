@@ -25,6 +25,7 @@ class RunData:
         cfg: the configuration.
         seed: of the samples.
         training: describe ``DATASETS.TRAIN`` too.
+        load: describes one name or path; for names that only an engine knows.
 
     Attributes:
         train, test: standard dataset dicts, ``image_id`` unique in each.
@@ -35,8 +36,16 @@ class RunData:
         MrsslError: a data set that cannot be used, or two that name different classes.
     """
 
-    def __init__(self, cfg: CfgNode, *, seed: int = 0, training: bool = True) -> None:
+    def __init__(
+        self,
+        cfg: CfgNode,
+        *,
+        seed: int = 0,
+        training: bool = True,
+        load: Callable[..., Dataset] = load_dataset,
+    ) -> None:
         self.cfg, self.pretraining = cfg, is_pretraining(cfg)
+        self._load = load
         self._class_values: list[Any] = []
         self.class_names: list[str] = ["distorted"] if self.pretraining else []
         if training and not cfg.DATASETS.TRAIN:
@@ -56,7 +65,7 @@ class RunData:
         records: list[dict[str, Any]] = []
         node = self.cfg.DATASETS.TRAIN if training else self.cfg.DATASETS.TEST
         for name in node:
-            dataset = load_dataset(name, labeled=not self.pretraining, **options)
+            dataset = self._load(name, labeled=not self.pretraining, **options)
             self._check_classes(f"{key} {name}", dataset)
             offset = len(records)
             records += [{**d, "image_id": offset + i} for i, d in enumerate(dataset.dicts)]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from fvcore.common.config import CfgNode
@@ -116,3 +117,25 @@ def clip_gradients(cfg: CfgNode, parameters: Iterable[torch.Tensor]) -> None:
         torch.nn.utils.clip_grad_norm_(parameters, node.CLIP_VALUE, node.NORM_TYPE)
     else:
         raise MrsslError(f"SOLVER.CLIP_GRADIENTS.CLIP_TYPE {node.CLIP_TYPE!r} is unknown")
+
+
+def mixed_precision(
+    cfg: CfgNode, device: torch.device, *, bfloat16: bool = True
+) -> tuple[Callable[[], AbstractContextManager[None]], torch.amp.GradScaler | None]:
+    """What ``SOLVER.AMP`` asks for: a factory of autocast contexts, and a scaler for float16.
+
+    Args:
+        cfg: the configuration.
+        device: of the model.
+        bfloat16: take it on a GPU that has it. A model that hands box coordinates over in the
+            precision of its features needs float16: bfloat16 knows whole pixels up to 256 only.
+    """
+    if not cfg.SOLVER.AMP.ENABLED:
+        return nullcontext, None
+    half = device.type == "cuda" and not (bfloat16 and torch.cuda.is_bf16_supported())
+    dtype = torch.float16 if half else torch.bfloat16
+
+    def context() -> AbstractContextManager[None]:
+        return torch.autocast(device.type, dtype)
+
+    return context, torch.amp.GradScaler(device.type) if half else None

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from mrssl.data.mapper import INTENSITY_SCALE, METADATA
-from mrssl.structures import RestorationTargets
+from mrssl.data.mapper import METADATA
+from mrssl.engines.samples import ground_truth, restoration_targets
 
 
 def to_input(sample: dict[str, Any]) -> dict[str, Any]:
@@ -29,12 +29,8 @@ def to_input(sample: dict[str, Any]) -> dict[str, Any]:
             "masks": masks,
         }
         if "clean" in sample:
-            middle = len(sample["image"]) // 2
-            pixels = np.stack([sample["image"][middle], sample["clean"][middle]])
             out["targets"]["types"] = torch.from_numpy(sample["types"])
-            out["targets"]["restoration"] = RestorationTargets(
-                torch.from_numpy(pixels / np.float32(INTENSITY_SCALE)), masks
-            )
+            out["targets"]["restoration"] = restoration_targets(sample)
     return out
 
 
@@ -48,17 +44,6 @@ def collate_with_truth(
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """A batch for evaluation: the inputs, and the ground truth that evaluators take."""
     return collate(samples), [ground_truth(sample) for sample in samples]
-
-
-def ground_truth(sample: dict[str, Any]) -> dict[str, Any]:
-    """What evaluators need of a sample: metadata, boxes, masks and, of the pretext, the pixels."""
-    keys = (*METADATA, "boxes", "classes", "masks", "types")
-    truth = {key: sample[key] for key in keys if key in sample}
-    if "clean" in sample:
-        middle = len(sample["image"]) // 2
-        truth["clean"] = sample["clean"][middle] / INTENSITY_SCALE
-        truth["distorted"] = sample["image"][middle] / INTENSITY_SCALE
-    return truth
 
 
 def to_prediction(output: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models.detection.image_list import ImageList
 
+from mrssl.engines.samples import restored_slice
 from mrssl.engines.torchvision.backbone import build_backbone
 from mrssl.engines.torchvision.roi_heads import DistortionROIHeads, build_roi_heads
 from mrssl.engines.torchvision.rpn import SeededRPN, build_rpn
 from mrssl.errors import MrsslError
-from mrssl.modeling import paste_rois, restore_slice
+from mrssl.modeling import paste_rois
 
 SIZE_DIVISIBILITY = 32
 
@@ -125,13 +126,13 @@ class MaskRCNN(nn.Module):
         if "type_scores" in found:
             out["type_scores"] = found["type_scores"][kept].float()
         if "residuals" in found:
-            middle = x["image"].to(self.device)[len(x["image"]) // 2] / 255.0
-            if (height, width) != (rows, columns):
-                middle = F.interpolate(
-                    middle[None, None], (height, width), mode="bilinear", align_corners=False
-                )[0, 0]
-            out["restored"] = restore_slice(
-                middle, found["residuals"][kept], probability, boxes, out["scores"]
+            out["restored"] = restored_slice(
+                x["image"].to(self.device),
+                (height, width),
+                residuals=found["residuals"][kept],
+                probabilities=probability,
+                boxes=boxes,
+                scores=out["scores"],
             )
         return out
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from mrssl.checkpoint import (
     to_detectron2,
 )
 from mrssl.config import is_pretraining
+from mrssl.engines.checkpoints import RunCheckpoints
 from mrssl.engines.datasets import RunData
 from mrssl.engines.distributed import (
     barrier,
@@ -31,9 +31,14 @@ from mrssl.engines.distributed import (
     is_main_process,
 )
 from mrssl.engines.pictures import restoration_grid
-from mrssl.engines.solver import IterationLR, build_optimizer, build_schedule, clip_gradients
+from mrssl.engines.solver import (
+    IterationLR,
+    build_optimizer,
+    build_schedule,
+    clip_gradients,
+    mixed_precision,
+)
 from mrssl.engines.torchvision.batches import collate, collate_with_truth, to_prediction
-from mrssl.engines.torchvision.checkpoints import RunCheckpoints
 from mrssl.engines.torchvision.evaluation import evaluate
 from mrssl.engines.torchvision.model import build_model
 from mrssl.engines.writers import MetricsFile, Progress, TensorBoard
@@ -72,7 +77,7 @@ class Trainer:
         self.transferred = sorted(transferred)
         self.optimizer = build_optimizer(cfg, self.model, transferred)
         self.scheduler = IterationLR(self.optimizer, build_schedule(cfg), cfg.SOLVER.MAX_ITER)
-        self.autocast, self.scaler = _mixed_precision(cfg, self.device)
+        self.autocast, self.scaler = mixed_precision(cfg, self.device)
         if found:
             self._restore(*found)
         self.wrapped: nn.Module = self.model
@@ -286,16 +291,3 @@ class Trainer:
 
 def _due(period: int, done: int, last: int) -> bool:
     return period > 0 and done % period == 0 and done != last
-
-
-def _mixed_precision(cfg: CfgNode, device: torch.device) -> tuple[Any, torch.amp.GradScaler | None]:
-    """A factory of autocast contexts, and a scaler where float16 is all the device has."""
-    if not cfg.SOLVER.AMP.ENABLED:
-        return nullcontext, None
-    half = device.type == "cuda" and not torch.cuda.is_bf16_supported()
-    dtype = torch.float16 if half else torch.bfloat16
-
-    def context() -> AbstractContextManager[Any]:
-        return torch.autocast(device.type, dtype)
-
-    return context, torch.amp.GradScaler(device.type) if half else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,15 @@ class RunCheckpoints:
     Args:
         folder: of the run.
         keep: how many periodic checkpoints are kept; the best and the final one always are.
+        needed: entries without which a checkpoint cannot be resumed from.
     """
 
-    def __init__(self, folder: Path, *, keep: int = 2) -> None:
+    def __init__(
+        self, folder: Path, *, keep: int = 2, needed: Sequence[str] = ("optimizer", "iteration")
+    ) -> None:
         self.folder = folder
         self.keep = max(keep, 1)
+        self.needed = tuple(needed)
 
     def save(self, state: Mapping[str, Any], iteration: int, *, final: bool = False) -> Path:
         """Save after ``iteration`` iterations, then drop what is too old."""
@@ -55,9 +59,9 @@ class RunCheckpoints:
         for path in candidates:
             try:
                 content = load_checkpoint(path)
-                if "optimizer" in content and "iteration" in content:
+                if all(entry in content for entry in self.needed):
                     return path, content, skipped
-                skipped.append(f"{path}: holds no training state")
+                skipped.append(f"{path}: holds no training state of this engine")
             except CheckpointError as error:
                 skipped.append(str(error))
         if skipped:
