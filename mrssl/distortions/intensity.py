@@ -42,14 +42,14 @@ def bezier(controls: np.ndarray, t: np.ndarray) -> np.ndarray:
     ``B(t) = 3 (1-t)^2 t P1 + 3 (1-t) t^2 P2 + t^3 (1, 1)``.
 
     Args:
-        controls: float (2, 2), rows P1 and P2, each (x, y) in [0, 1].
+        controls: float (..., 2, 2), rows P1 and P2, each (x, y) in [0, 1].
         t: float (T,) in [0, 1].
 
     Returns:
-        float64 (T, 2); x never falls with t, as the inner x are in [0, 1].
+        float64 (..., T, 2); x never falls with t, as the inner x are in [0, 1].
     """
-    weights = np.stack([3 * (1 - t) ** 2 * t, 3 * (1 - t) * t**2, t**3], axis=1)
-    return weights @ np.vstack([controls, (1.0, 1.0)])
+    weights = np.stack([3 * (1 - t) ** 2 * t, 3 * (1 - t) * t**2], axis=1)
+    return weights @ controls + (t**3)[:, None]
 
 
 @DISTORTION_REGISTRY.register()
@@ -71,7 +71,7 @@ class IntensityCurve(Distortion):
         draws = rng.random((8, 2, 2))
         if monotonic:
             draws.sort(axis=1)
-        curves = np.stack([bezier(controls, _COARSE) for controls in draws])
+        curves = bezier(draws, _COARSE)
         farthest = np.abs(curves[..., 1] - curves[..., 0]).mean(axis=1).argmax()
         return {
             "controls": draws[farthest].tolist(),

@@ -47,7 +47,10 @@ class RicianNoise(Distortion):
         noise *= _noise_level(patch, params["snr"])
         real, imaginary = noise
         real += patch
-        return np.hypot(real, imaginary, out=real)
+        real *= real
+        imaginary *= imaginary
+        real += imaginary
+        return np.sqrt(real, out=real)
 
 
 @DISTORTION_REGISTRY.register()

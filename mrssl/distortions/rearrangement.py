@@ -36,6 +36,8 @@ class LocalShuffle(Distortion):
         channels, h, w = patch.shape
         rows, cols = (np.arange(side) // params["window"] for side in (h, w))
         window = (rows[:, None] * (cols[-1] + 1) + cols[None, :]).ravel()
+        if window[-1] < 1 << 16:
+            window = window.astype(np.uint16)  # sorted by radix, several times as fast
         # Sorting by (window, random) deals the pixels of each window out in a random order, for
         # windows of any size, the cut-off ones at the border included.
         home = np.argsort(window, kind="stable")

@@ -67,7 +67,7 @@ class LowResolution(Distortion):
         coarse = crop_kspace(patch, params["matrix"])
         (rows, cols), (h, w) = params["matrix"], patch.shape[1:]
         y, x = np.arange(h) * rows // h, np.arange(w) * cols // w
-        return coarse[:, y[:, None], x[None, :]]
+        return coarse.take(x, axis=2).take(y, axis=1)
 
 
 def crop_kspace(patch: np.ndarray, matrix: tuple[int, int]) -> np.ndarray:
