@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from mrssl.data.dicom_headers import DicomError, one_line, read_dataset
-from mrssl.data.dicom_slices import SliceHeader
+from mrssl.data.dicom_slices import PixelFormat, SliceHeader
 
 #: Decoded bytes of one file, at most, and for each byte of a compressed file.
 _MAX_FILE_BYTES = 2**30
@@ -26,23 +26,18 @@ def read_slices(slices: Sequence[SliceHeader]) -> np.ndarray:
     Raises:
         DicomError: truncated, damaged, or a coding without an installed decoder.
     """
-    volume: np.ndarray | None = None
-    precise = _needs_philips_scale(slices)
-    opened: tuple[str, Any, np.ndarray] | None = None
-    for index, item in enumerate(slices):
-        if opened is None or opened[0] != item.path:
-            dataset = read_dataset(item.path, pixels=True)
-            opened = (item.path, dataset, _tiles(_decode(item.path, dataset), item.mosaic))
-        _, dataset, frames = opened
-        if item.frame >= len(frames) or frames.shape[1:] != item.shape:
-            raise DicomError(f"{item.path}: the pixels are {frames.shape}, the header differs")
-        if volume is None:
-            volume = np.empty((len(slices), *item.shape), np.float32)
-        volume[index] = _intensities(item, dataset, frames[item.frame])
-        if precise:
-            volume[index] /= np.float32(item.rescale[0] * (item.scale or 1.0))
-    if volume is None:
+    if not slices:
         raise DicomError("a DICOM volume without slices")
+    volume = np.empty((len(slices), *slices[0].shape), np.float32)
+    precise = _needs_philips_scale(slices)
+    path, frames = "", np.empty(0)
+    for index, item in enumerate(slices):
+        if path != item.path:
+            path, frames = item.path, _tiles(_stored_values(item), item.mosaic)
+        if item.frame >= len(frames) or frames.shape[1:] != item.shape:
+            raise DicomError(f"{path}: the pixels are {frames.shape}, the header differs")
+        values = _intensities(item, frames[item.frame])
+        volume[index] = values / (item.rescale[0] * (item.scale or 1.0)) if precise else values
     return np.nan_to_num(volume, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
 
 
@@ -54,6 +49,29 @@ def _needs_philips_scale(slices: Sequence[SliceHeader]) -> bool:
     """
     factors = {(item.rescale[0], item.scale) for item in slices}
     return len(factors) > 1 and all(item.scale for item in slices)
+
+
+def _stored_values(item: SliceHeader) -> np.ndarray:
+    """(frames, rows, columns) stored values of the whole file."""
+    if item.pixels.offset is not None:
+        values = _native_values(item.path, item.pixels)
+        if values is not None:
+            return values
+    return _decode(item.path, read_dataset(item.path))
+
+
+def _native_values(path: str, pixels: PixelFormat) -> np.ndarray | None:
+    """Uncompressed values straight from the file; None where it is too short for them."""
+    allocated, used = pixels.bits
+    kind = f"{'>' if pixels.big_endian else '<'}{'i' if pixels.signed else 'u'}{allocated // 8}"
+    count = pixels.frames * pixels.shape[0] * pixels.shape[1]
+    if os.path.getsize(path) < (pixels.offset or 0) + count * allocated // 8:
+        return None
+    values = np.fromfile(path, kind, count, offset=pixels.offset or 0)
+    if used < allocated:  # what lies in the unused bits is no part of the value
+        values = values.astype(values.dtype.newbyteorder("=")) << (allocated - used)
+        values >>= allocated - used
+    return values.reshape(pixels.frames, *pixels.shape)
 
 
 def _decode(path: str, dataset: Any) -> np.ndarray:
@@ -100,14 +118,13 @@ def _check_size(path: str, dataset: Any) -> None:
         raise DicomError(f"{path}: truncated: {size:.0f} bytes of pixels promised")
 
 
-def _intensities(item: SliceHeader, dataset: Any, stored: np.ndarray) -> np.ndarray:
+def _intensities(item: SliceHeader, stored: np.ndarray) -> np.ndarray:
+    pixels = item.pixels
     values = stored.astype(np.float32)
-    padding = dataset.get("PixelPaddingValue")
-    if isinstance(padding, int):
-        _fill_padding(values, stored == padding)
-    if dataset.get("PhotometricInterpretation") == "MONOCHROME1":
-        bits = int(dataset.get("BitsStored") or dataset.BitsAllocated)
-        values = (-1.0 if stored.dtype.kind == "i" else 2.0**bits - 1) - values
+    if pixels.padding is not None:
+        _fill_padding(values, stored == pixels.padding)
+    if pixels.inverted:
+        values = (-1.0 if pixels.signed else 2.0 ** pixels.bits[1] - 1) - values
     if item.rescale != (1.0, 0.0):
         values = values * np.float32(item.rescale[0]) + np.float32(item.rescale[1])
     return values

@@ -12,14 +12,15 @@ import hashlib
 import os
 from collections import OrderedDict, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from mrssl.data.dicom_headers import DicomError
 from mrssl.data.dicom_slices import Plane, SliceHeader, read_slice_headers
+from mrssl.data.nifti import is_nifti
 from mrssl.errors import MrsslError
 from mrssl.structures.volume import check_affine
 
@@ -56,53 +57,91 @@ class DicomVolume:
 
 @dataclass(frozen=True)
 class FolderScan:
-    """What DICOM headers in one folder (or one file) amount to."""
+    """What DICOM headers in one folder (or one file) amount to.
 
-    volumes: tuple[DicomVolume, ...]
+    Attributes:
+        volumes: by home: the file, of a volume that lies in one file; else the folder.
+        refused: (path, reason) of files without a usable volume.
+    """
+
+    volumes: dict[str, tuple[DicomVolume, ...]]
     refused: tuple[tuple[str, str], ...]
 
+    @property
+    def num_slices(self) -> int:
+        """Slices of all volumes together."""
+        return sum(len(v.slices) for volumes in self.volumes.values() for v in volumes)
 
-def scan_files(paths: Iterable[str]) -> FolderScan:
-    """Read the headers of ``paths`` and group their slices into volumes."""
+
+def scan_files(home: str, paths: Iterable[str]) -> FolderScan:
+    """Read the headers of ``paths``, which lie in ``home``, and group their slices to volumes."""
     slices: list[SliceHeader] = []
     refused: list[tuple[str, str]] = []
+    shared: dict[Any, Any] = {}
     for path in paths:
         try:
-            slices.extend(read_slice_headers(path))
+            slices.extend(_share(item, shared) for item in read_slice_headers(path))
         except DicomError as error:
             refused.append((path, str(error).removeprefix(f"{path}: ")))
-    volumes: list[DicomVolume] = []
+    volumes: defaultdict[str, list[DicomVolume]] = defaultdict(list)
     for group in group_slices(slices):
+        files = list(dict.fromkeys(item.path for item in group))
         try:
-            volumes.append(_volume(group))
+            volumes[files[0] if len(files) == 1 else home].append(_volume(group))
         except MrsslError as error:
-            refused.extend((path, str(error)) for path in dict.fromkeys(s.path for s in group))
-    return FolderScan(tuple(_unique_keys(volumes)), tuple(refused))
+            refused.extend((path, str(error)) for path in files)
+    named = {place: tuple(_unique_keys(found)) for place, found in volumes.items()}
+    return FolderScan(named, tuple(refused))
+
+
+def _share(item: SliceHeader, shared: dict[Any, Any]) -> SliceHeader:
+    """Keep equal tags and groups once: they are most of a header's memory."""
+    tags = shared.setdefault(tuple(item.tags.items()), item.tags)
+    return replace(item, tags=tags, group=shared.setdefault(item.group, item.group))
 
 
 def scan_path(path: str | Path) -> FolderScan:
     """Volumes of one file, or of the files that lie directly in one folder; cached.
 
-    The cache notices files that were added, removed or rewritten.
+    The cache notices files that were added, removed or rewritten, and is bounded by slices.
     """
     path = Path(path)
+    signature: tuple[Any, ...]
     if path.is_dir():
         entries = sorted((e for e in os.scandir(path) if e.is_file()), key=lambda e: e.name)
-        stats = [e.stat() for e in entries]
-        signature = tuple(
-            (e.name, s.st_size, s.st_mtime_ns) for e, s in zip(entries, stats, strict=True)
-        )
-        files = tuple(e.path for e in entries if not e.name.startswith("."))
+        entries = [e for e in entries if not e.name.startswith(".") and not is_nifti(e.name)]
+        signature = tuple((e.name, *_signature(e.stat())) for e in entries)
+        files = [e.path for e in entries]
     else:
-        stat = path.stat()
-        signature = ((path.name, stat.st_size, stat.st_mtime_ns),)
-        files = (str(path),)
-    return _cached_scan(str(path), hash(signature), files)
+        signature, files = _signature(path.stat()), [str(path)]
+    key = str(path)
+    cached = _SCANS.pop(key, None)
+    if cached is None or cached[0] != signature:
+        scan = scan_files(key, files)
+        cached = (signature, scan)
+        for home, volumes in scan.volumes.items():
+            if home != key:  # a file that holds volumes of its own will be asked for by name
+                _SCANS[home] = (_signature(os.stat(home)), FolderScan({home: volumes}, ()))
+    _SCANS[key] = cached
+    _forget_scans()
+    return cached[1]
 
 
-@lru_cache(maxsize=256)
-def _cached_scan(path: str, signature: int, files: tuple[str, ...]) -> FolderScan:
-    return scan_files(files)
+#: Path -> signature of its files, and what was found; least recently used first.
+_SCANS: OrderedDict[str, tuple[tuple[Any, ...], FolderScan]] = OrderedDict()
+_MAX_CACHED_SLICES = 20_000
+_MAX_CACHED_SCANS = 2_000
+
+
+def _forget_scans() -> None:
+    slices = sum(scan.num_slices for _, scan in _SCANS.values())
+    while len(_SCANS) > 1 and (slices > _MAX_CACHED_SLICES or len(_SCANS) > _MAX_CACHED_SCANS):
+        _, (_, scan) = _SCANS.popitem(last=False)
+        slices -= scan.num_slices
+
+
+def _signature(stat: os.stat_result) -> tuple[int, int]:
+    return stat.st_size, stat.st_mtime_ns
 
 
 def group_slices(slices: Sequence[SliceHeader]) -> list[list[SliceHeader]]:

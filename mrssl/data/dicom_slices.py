@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,38 +23,41 @@ from mrssl.data.dicom_headers import (
     TAGS,
     DicomError,
     first,
+    header_values,
     number,
     numbers,
     one_line,
     positive,
-    read_dataset,
+    read_header,
     subject_digest,
     tag_text,
 )
 
-#: Where Enhanced objects keep what classic ones have at the top: macro sequence of the attribute.
+#: Where Enhanced objects keep what classic ones have at the top: by macro, the attribute and
+#: the classic one that it stands for.
 _MACROS = {
-    "ImagePositionPatient": "PlanePositionSequence",
-    "ImageOrientationPatient": "PlaneOrientationSequence",
-    "PixelSpacing": "PixelMeasuresSequence",
-    "SliceThickness": "PixelMeasuresSequence",
-    "SpacingBetweenSlices": "PixelMeasuresSequence",
-    "EffectiveEchoTime": "MREchoSequence",
-    "DiffusionBValue": "MRDiffusionSequence",
-    "FrameType": "MRImageFrameTypeSequence",
-    "ComplexImageComponent": "MRImageFrameTypeSequence",
-    "TemporalPositionIndex": "FrameContentSequence",
-    "FrameAcquisitionNumber": "FrameContentSequence",
-    "InversionTimes": "MRModifierSequence",
-    "RescaleSlope": "PixelValueTransformationSequence",
-    "RescaleIntercept": "PixelValueTransformationSequence",
-}
-_RENAMED = {
-    "EchoTime": "EffectiveEchoTime",
-    "ImageType": "FrameType",
-    "TemporalPositionIdentifier": "TemporalPositionIndex",
-    "AcquisitionNumber": "FrameAcquisitionNumber",
-    "InversionTime": "InversionTimes",
+    "PlanePositionSequence": {"ImagePositionPatient": "ImagePositionPatient"},
+    "PlaneOrientationSequence": {"ImageOrientationPatient": "ImageOrientationPatient"},
+    "PixelMeasuresSequence": {
+        "PixelSpacing": "PixelSpacing",
+        "SliceThickness": "SliceThickness",
+        "SpacingBetweenSlices": "SpacingBetweenSlices",
+    },
+    "MREchoSequence": {"EffectiveEchoTime": "EchoTime"},
+    "MRDiffusionSequence": {"DiffusionBValue": "DiffusionBValue"},
+    "MRModifierSequence": {"InversionTimes": "InversionTime"},
+    "MRImageFrameTypeSequence": {
+        "FrameType": "ImageType",
+        "ComplexImageComponent": "ComplexImageComponent",
+    },
+    "FrameContentSequence": {
+        "TemporalPositionIndex": "TemporalPositionIdentifier",
+        "FrameAcquisitionNumber": "AcquisitionNumber",
+    },
+    "PixelValueTransformationSequence": {
+        "RescaleSlope": "RescaleSlope",
+        "RescaleIntercept": "RescaleIntercept",
+    },
 }
 #: Largest difference of direction cosines within a volume.
 _SAME_DIRECTION = 1e-3
@@ -62,7 +65,7 @@ _SAME_DIRECTION = 1e-3
 MAX_FRAMES = 100_000
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Plane:
     """Where a slice lies (PS3.3 C.7.6.2), LPS: x to the Left, y to Posterior, z to Superior.
 
@@ -88,10 +91,10 @@ class Plane:
         return bool(apart < _SAME_DIRECTION)
 
     @classmethod
-    def from_header(cls, get: Callable[[str], Any]) -> Plane | None:
+    def from_header(cls, values: Mapping[str | int, Any]) -> Plane | None:
         """From ImagePositionPatient and ImageOrientationPatient; None if either is no use."""
-        position = numbers(get("ImagePositionPatient"), 3)
-        cosines = numbers(get("ImageOrientationPatient"), 6)
+        position = numbers(values.get("ImagePositionPatient"), 3)
+        cosines = numbers(values.get("ImageOrientationPatient"), 6)
         if position is None or cosines is None:
             return None
         columns, rows = cosines[:3], cosines[3:]
@@ -101,7 +104,60 @@ class Plane:
         return cls(position, columns, rows)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
+class PixelFormat:
+    """How a file stores its pixels (PS3.3 C.7.6.3).
+
+    Attributes:
+        frames: pictures in the file.
+        shape: (rows, columns) of each.
+        bits: allocated for a pixel, and of them used.
+        signed: two's complement.
+        inverted: MONOCHROME1: the lowest value is shown as white.
+        padding: stored value of pixels outside the reconstructed picture; None for none.
+        offset: byte in the file where the first pixel begins; None where they must be decoded.
+        big_endian: byte order, for ``offset``.
+    """
+
+    frames: int
+    shape: tuple[int, int]
+    bits: tuple[int, int]
+    signed: bool
+    inverted: bool
+    padding: int | None
+    offset: int | None
+    big_endian: bool
+
+    @classmethod
+    def from_header(
+        cls,
+        values: Mapping[str | int, Any],
+        frames: int,
+        shape: tuple[int, int],
+        offset: int | None,
+        syntax: str,
+    ) -> PixelFormat:
+        """From header values, the ``offset`` of native pixels, and the transfer syntax."""
+        allocated = int(values.get("BitsAllocated") or 16)
+        stored = int(values.get("BitsStored") or allocated)
+        signed = values.get("PixelRepresentation") == 1
+        padding = number(values.get("PixelPaddingValue"))
+        if padding is not None and signed and padding >= 2 ** (allocated - 1):
+            padding -= 2**allocated  # written as if it were unsigned
+        direct = allocated in (16, 32) and 0 < stored <= allocated
+        return cls(
+            frames=frames,
+            shape=shape,
+            bits=(allocated, stored),
+            signed=signed,
+            inverted=values.get("PhotometricInterpretation") == "MONOCHROME1",
+            padding=None if padding is None else int(padding),
+            offset=offset if direct else None,
+            big_endian=syntax == "1.2.840.10008.1.2.2",
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class SliceHeader:
     """One slice: where its pixels are, where it lies, and what it belongs to.
 
@@ -109,6 +165,7 @@ class SliceHeader:
         path: the file.
         frame: index of the frame in a multi-frame file; 0 otherwise.
         shape: (rows, columns).
+        pixels: how the file stores them.
         spacing: mm between rows and between columns; None where the file does not say.
         plane: where it lies; None where the file does not say.
         thickness: mm to the next slice according to the header; None where missing.
@@ -125,6 +182,7 @@ class SliceHeader:
     path: str
     frame: int
     shape: tuple[int, int]
+    pixels: PixelFormat
     spacing: tuple[float, float] | None
     plane: Plane | None
     thickness: float | None
@@ -144,29 +202,30 @@ def read_slice_headers(path: str | Path) -> list[SliceHeader]:
     Raises:
         DicomError: not DICOM, damaged, or not an image of numbers in a plane.
     """
-    dataset = read_dataset(path, pixels=False)
+    dataset, offset = read_header(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return _slices(str(path), dataset)
+            return _slices(str(path), dataset, offset)
     except DicomError:
         raise
     except Exception as error:  # lazily converted values of damaged files
         raise DicomError(f"{path}: damaged DICOM header ({one_line(error)})") from error
 
 
-def _slices(path: str, dataset: Any) -> list[SliceHeader]:
-    if "Rows" not in dataset or "Columns" not in dataset:
-        what = getattr(dataset.get("SOPClassUID"), "name", "")
+def _slices(path: str, dataset: Any, offset: int | None) -> list[SliceHeader]:
+    values = header_values(dataset)
+    if "Rows" not in values or "Columns" not in values:
+        what = getattr(values.get("SOPClassUID"), "name", "")
         raise DicomError(
             f"{path}: {f'no image in it ({what})' if what else 'neither DICOM nor NIfTI'}"
         )
-    if int(dataset.get("SamplesPerPixel") or 1) != 1:
+    if int(values.get("SamplesPerPixel") or 1) != 1:
         raise DicomError(f"{path}: a colour picture, not MRI")
-    frames = int(dataset.get("NumberOfFrames") or 1)
+    frames = int(values.get("NumberOfFrames") or 1)
     if not 0 < frames <= MAX_FRAMES:
         raise DicomError(f"{path}: NumberOfFrames {frames} makes no sense")
-    shape = (int(dataset.Rows), int(dataset.Columns))
+    shape = (int(values["Rows"]), int(values["Columns"]))
     if min(shape) < 1:
         raise DicomError(f"{path}: {shape[0]} x {shape[1]} pixels")
     shared = first(dataset.get("SharedFunctionalGroupsSequence"))
@@ -175,27 +234,28 @@ def _slices(path: str, dataset: Any) -> list[SliceHeader]:
         raise DicomError(f"{path}: {frames} frames without a position each")
     if per_frame is not None and len(per_frame) != frames:
         raise DicomError(f"{path}: {frames} frames, but functional groups for {len(per_frame)}")
-    if per_frame is None:
-        item = _slice(path, 0, dataset.get, dataset, shape)
-        return (
-            _mosaic_tiles(item, dataset) if "MOSAIC" in item.tags.get("ImageType", "") else [item]
-        )
-    return [
-        _slice(path, index, _frame_getter(dataset, shared, frame), dataset, shape)
-        for index, frame in enumerate(per_frame)
-    ]
+    syntax = str(dataset.file_meta.get("TransferSyntaxUID", ""))
+    pixels = PixelFormat.from_header(values, frames, shape, offset, syntax)
+    if per_frame is not None:
+        if shared is not None:
+            values |= _group_values(shared)
+        return [
+            replace(_slice(path, values | _group_values(group), pixels), frame=i, number=i)
+            for i, group in enumerate(per_frame)
+        ]
+    item = _slice(path, values, pixels)
+    return _mosaic_tiles(item, values) if "MOSAIC" in item.tags.get("ImageType", "") else [item]
 
 
-def _slice(
-    path: str, frame: int, get: Callable[[str], Any], dataset: Any, shape: tuple[int, int]
-) -> SliceHeader:
+def _slice(path: str, values: Mapping[str | int, Any], pixels: PixelFormat) -> SliceHeader:
+    get = values.get
     spacing = numbers(get("PixelSpacing"), 2)
     if spacing is not None and not (spacing > 0).all():
         spacing = None
     echo = number(get("EchoTime"))
     tags = {name: tag_text(value) for name in TAGS if (value := get(name)) is not None}
-    tags |= _told_apart(dataset, tags.get("ImageType", ""))
-    subject = subject_digest(dataset.get("PatientID"))
+    tags |= _told_apart(values, tags.get("ImageType", ""))
+    subject = subject_digest(get("PatientID"))
     group = (
         *(str(get(name) or "") for name in GROUPING),
         subject,
@@ -203,22 +263,22 @@ def _slice(
         None if echo is None else round(echo, 2),
         number(get("DiffusionBValue")),
         number(get("InversionTime")),
-        shape,
+        path if pixels.frames > 1 else "",  # a file of several frames stands for itself
+        pixels.shape,
         None if spacing is None else tuple(np.round(spacing, 4).tolist()),
     )
-    scale = dataset.get(PHILIPS_SCALE_SLOPE)
-    multi_frame = "PerFrameFunctionalGroupsSequence" in dataset
     return SliceHeader(
         path=path,
-        frame=frame,
-        shape=shape,
+        frame=0,
+        shape=pixels.shape,
+        pixels=pixels,
         spacing=None if spacing is None else (float(spacing[0]), float(spacing[1])),
-        plane=Plane.from_header(get),
+        plane=Plane.from_header(values),
         thickness=positive(get("SpacingBetweenSlices")) or positive(get("SliceThickness")),
         rescale=(positive(get("RescaleSlope")) or 1.0, number(get("RescaleIntercept")) or 0.0),
-        scale=None if scale is None else positive(scale.value),
+        scale=positive(get(PHILIPS_SCALE_SLOPE)),
         mosaic=1,
-        number=frame if multi_frame else int(number(dataset.get("InstanceNumber")) or 0),
+        number=int(number(get("InstanceNumber")) or 0),
         group=group,
         repeat=(number(get("AcquisitionNumber")), number(get("TriggerTime"))),
         subject=subject,
@@ -226,7 +286,7 @@ def _slice(
     )
 
 
-def _told_apart(dataset: Any, image_type: str) -> dict[str, str]:
+def _told_apart(values: Mapping[str | int, Any], image_type: str) -> dict[str, str]:
     """Two fields to choose by that no header has: the kind of object, and the kind of picture."""
     words = set(image_type.upper().split("\\"))
     kinds = {
@@ -237,26 +297,23 @@ def _told_apart(dataset: Any, image_type: str) -> dict[str, str]:
         "derived": {"DERIVED"},
     }
     kind = next((name for name, marks in kinds.items() if marks & words), "magnitude")
-    return {"SOPClass": str(getattr(dataset.get("SOPClassUID"), "name", "")), "Kind": kind}
+    return {"SOPClass": str(getattr(values.get("SOPClassUID"), "name", "")), "Kind": kind}
 
 
-def _frame_getter(dataset: Any, shared: Any, frame: Any) -> Callable[[str], Any]:
-    """Look an attribute up in the frame's functional groups, the shared ones, then at the top."""
-
-    def get(name: str) -> Any:
-        inner = _RENAMED.get(name, name)
-        macro = _MACROS.get(inner)
-        if macro is not None:
-            for group in (frame, shared):
-                item = first(group.get(macro)) if group is not None else None
-                if item is not None and item.get(inner) is not None:
-                    return item.get(inner)
-        return dataset.get(name)
-
-    return get
+def _group_values(group: Any) -> dict[str | int, Any]:
+    """What one item of the functional groups says, under the classic names."""
+    found: dict[str | int, Any] = {}
+    for macro, names in _MACROS.items():
+        item = first(group.get(macro)) if macro in group else None
+        if item is None:
+            continue
+        for inner, name in names.items():
+            if (value := item.get(inner)) is not None:
+                found[name] = value
+    return found
 
 
-def _mosaic_tiles(item: SliceHeader, dataset: Any) -> list[SliceHeader]:
+def _mosaic_tiles(item: SliceHeader, values: Mapping[str | int, Any]) -> list[SliceHeader]:
     """The slices of a Siemens mosaic: one picture that holds a volume's slices as tiles.
 
     ImagePositionPatient is that of a single slice as large as the whole mosaic about the same
@@ -267,8 +324,8 @@ def _mosaic_tiles(item: SliceHeader, dataset: Any) -> list[SliceHeader]:
     """
     from nibabel.nicom import csareader
 
-    element = dataset.get(CSA_IMAGE_HEADER)
-    csa = csareader.read(element.value) if element is not None and element.value else None
+    content = values.get(CSA_IMAGE_HEADER)
+    csa = csareader.read(content) if isinstance(content, bytes) and content else None
     count = csareader.get_n_mosaic(csa) if csa else None
     if not count:
         raise DicomError(f"{item.path}: a mosaic whose number of tiles is not stated")
@@ -297,4 +354,4 @@ def _mosaic_tiles(item: SliceHeader, dataset: Any) -> list[SliceHeader]:
     ]
 
 
-__all__ = ["MAX_FRAMES", "Plane", "SliceHeader", "read_slice_headers"]
+__all__ = ["MAX_FRAMES", "PixelFormat", "Plane", "SliceHeader", "read_slice_headers"]

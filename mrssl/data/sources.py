@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -215,18 +214,13 @@ def _add_dicom(found: FoundVolumes, folder: str, paths: list[str]) -> None:
         return
     scan = scan_path(folder)
     found.refused.extend(Refused(path, reason) for path, reason in scan.refused)
-    homes: defaultdict[str, list[DicomVolume]] = defaultdict(list)
-    for volume in scan.volumes:
-        files = {item.path for item in volume.slices}
-        homes[files.pop() if len(files) == 1 else folder].append(volume)
-    for home, volumes in homes.items():
-        several = len(scan_path(home).volumes) > 1
+    for home, volumes in scan.volumes.items():
         for volume in volumes:
             first = volume.slices[0]
             found.volumes.append(
                 VolumeSource(
                     home,
-                    volume.key if several else "",
+                    volume.key if len(volumes) > 1 else "",
                     "dicom",
                     volume.shape,
                     volume.affine,
@@ -240,20 +234,22 @@ def _add_dicom(found: FoundVolumes, folder: str, paths: list[str]) -> None:
 def _choose(path: Path, series: str) -> DicomVolume:
     scan = scan_path(path)
     if not scan.volumes and path.is_dir():
-        scan = scan_files(file for _, files in _walk(path) for file in files)
-    if not scan.volumes:
+        below = [file for _, files in _walk(path) for file in files if not is_nifti(file)]
+        scan = scan_files(str(path), below)
+    volumes = scan.volumes.get(str(path)) or [v for vs in scan.volumes.values() for v in vs]
+    if not volumes:
         if not scan.refused:
-            raise DicomError(f"{path}: no files in it")
+            raise DicomError(f"{path}: no DICOM files in it")
         file, reason = scan.refused[0]
         more = f" (and {len(scan.refused) - 1} more files)" if len(scan.refused) > 1 else ""
         raise DicomError(f"{file}: {reason}{more}")
-    if not series and len(scan.volumes) == 1:
-        return scan.volumes[0]
-    for volume in scan.volumes:
+    if not series and len(volumes) == 1:
+        return volumes[0]
+    for volume in volumes:
         if series and volume.key == series:
             return volume
-    keys = ", ".join(volume.key for volume in scan.volumes)
-    wanted = f"no series {series!r}" if series else f"{len(scan.volumes)} volumes; say which"
+    keys = ", ".join(volume.key for volume in volumes)
+    wanted = f"no series {series!r}" if series else f"{len(volumes)} volumes; say which"
     raise DicomError(f"{path}: {wanted}: {keys}")
 
 

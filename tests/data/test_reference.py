@@ -27,7 +27,7 @@ def sources(dicom_folder: Path) -> list[VolumeSource]:
 
 def files_of(source: VolumeSource) -> list[str]:
     scan = scan_path(source.path)
-    (volume,) = [v for v in scan.volumes if source.series in ("", v.key)]
+    (volume,) = [v for v in scan.volumes[source.path] if source.series in ("", v.key)]
     return sorted({item.path for item in volume.slices})
 
 
