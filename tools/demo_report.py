@@ -10,7 +10,6 @@ import html
 import io
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +23,7 @@ import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
+from mrssl.data.files import written_whole
 from mrssl.evaluation import Results
 
 #: What the report says first, because its figures invite more than they hold.
@@ -128,9 +128,8 @@ class Report:
             f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>'
             f"<style>{_STYLE}</style><h1>{title}</h1>{''.join(self.parts)}</html>\n"
         )
-        partial = path.with_name(f".{path.name}.partial")
-        partial.write_text(page, encoding="utf-8")
-        os.replace(partial, path)
+        with written_whole(path) as partial:
+            partial.write_text(page, encoding="utf-8")
 
 
 def _shown(cell: Any) -> str:
