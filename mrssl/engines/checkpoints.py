@@ -32,10 +32,14 @@ class RunCheckpoints:
         path = self.folder / (FINAL if final else f"model_{iteration - 1:07d}.pth")
         save_checkpoint(path, state)
         (self.folder / LAST).write_text(path.name)
-        for old in self._periodic()[: -self.keep]:
-            if old != path:
-                old.unlink(missing_ok=True)
+        self.prune(path)
         return path
+
+    def prune(self, newest: Path) -> None:
+        """Drop periodic checkpoints that are too old, but never ``newest``."""
+        for old in self._periodic()[: -self.keep]:
+            if old != newest:
+                old.unlink(missing_ok=True)
 
     def save_best(self, state: Mapping[str, Any]) -> Path:
         """Replace the best checkpoint."""
@@ -52,11 +56,8 @@ class RunCheckpoints:
         Raises:
             CheckpointError: there are some and none of them loads.
         """
-        candidates = self._periodic()[::-1]
-        if (self.folder / FINAL).exists():
-            candidates.insert(0, self.folder / FINAL)
         skipped: list[str] = []
-        for path in candidates:
+        for path in self.candidates():
             try:
                 content = load_checkpoint(path)
                 if all(entry in content for entry in self.needed):
@@ -67,6 +68,15 @@ class RunCheckpoints:
         if skipped:
             raise CheckpointError(f"{self.folder}: nothing to resume from: {'; '.join(skipped)}")
         return None
+
+    def candidates(self) -> list[Path]:
+        """What a run could be resumed from, newest first, whether or not it loads."""
+        final, tag = self.folder / FINAL, self.folder / LAST
+        last = tag.read_text(errors="replace").strip() if tag.is_file() else ""
+        # A run that had ended and was given more iterations has periodic ones after the final one.
+        return sorted(
+            [final] * final.exists() + self._periodic()[::-1], key=lambda path: path.name != last
+        )
 
     def _periodic(self) -> list[Path]:
         return sorted(self.folder.glob("model_[0-9]*.pth"))

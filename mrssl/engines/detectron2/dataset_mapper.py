@@ -1,0 +1,132 @@
+"""The core's mapper as a Detectron2 ``DatasetMapper``: dataset dict -> input of the model.
+
+Shape letters: N instances, H, W the slice as the network sees it, K distortion types.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.data import MetadataCatalog
+from detectron2.structures import BitMasks, Boxes, BoxMode, Instances
+
+from mrssl.config import is_pretraining
+from mrssl.data.labels import annotations_of_slice
+from mrssl.data.mapper import METADATA, SliceMapper
+from mrssl.engines.samples import ground_truth, restoration_targets
+
+
+class MRIDatasetMapper:
+    """Read, normalise, stack, resize, augment or distort a slice; for any loader of Detectron2.
+
+    The sample follows from the seed, the epoch and the image id. A loader that tells no epoch, as
+    Detectron2's own, gets another sample at each call, from NumPy's global generator (which
+    Detectron2 seeds in each worker).
+
+    Args:
+        mapper: the core's.
+        is_train: make the targets that the losses need; else the ground truth that evaluators need.
+    """
+
+    @configurable
+    def __init__(self, mapper: SliceMapper, *, is_train: bool = True) -> None:
+        self.mapper = mapper
+        self.is_train = is_train
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
+        """For ``MRIDatasetMapper(cfg, is_train)``, as with Detectron2's own mapper.
+
+        Labelled data sets must be registered by
+        :func:`~mrssl.engines.detectron2.catalog.register_mri`, which knows their label values.
+        """
+        values: list[Any] = []
+        names = cfg.DATASETS.TRAIN if is_train else cfg.DATASETS.TEST
+        if not is_pretraining(cfg) and names:
+            values = MetadataCatalog.get(names[0]).get("class_values", [])
+        mapper = SliceMapper.from_config(
+            cfg, training=is_train, class_values=values, seed=max(cfg.SEED, 0)
+        )
+        return {"mapper": mapper, "is_train": is_train}
+
+    def __call__(
+        self, dataset_dict: Mapping[str, Any], epoch: int | None = None, iteration: int = 0
+    ) -> dict[str, Any]:
+        """Make the input of one slice.
+
+        Args:
+            dataset_dict: a standard dataset dict.
+            epoch: pass over the data.
+            iteration: for the curricula of the distortions.
+
+        Returns:
+            ``image`` float32 tensor (3, H, W) in [0, 255] and the dict's metadata; in training
+            ``instances`` (see :func:`to_instances`), else ``ground_truth``, what
+            :class:`~mrssl.engines.detectron2.evaluation.SliceDatasetEvaluator` reads.
+        """
+        if epoch is None:
+            epoch = int(np.random.randint(2**31 - 1)) if self.is_train else 0
+        sample = self.mapper(dict(dataset_dict), epoch=epoch, iteration=iteration)
+        return to_input(sample, is_train=self.is_train)
+
+
+def to_input(sample: Mapping[str, Any], *, is_train: bool) -> dict[str, Any]:
+    """A sample of the core's mapper as Detectron2's models take it."""
+    out = {key: sample[key] for key in METADATA if key in sample}
+    out["image"] = torch.from_numpy(np.ascontiguousarray(sample["image"]))
+    if not is_train:
+        out["ground_truth"] = ground_truth(sample)
+    elif "boxes" in sample:
+        out["instances"] = to_instances(sample)
+    return out
+
+
+def to_instances(sample: Mapping[str, Any]) -> Instances:
+    """Targets of a sample whose ground truth lies on the grid of its image.
+
+    Returns:
+        N instances with ``gt_boxes``, ``gt_classes`` int64 (N,), ``gt_masks`` :class:`BitMasks`
+        and, of the pretext, ``gt_types`` float32 (N, K) and ``gt_restoration``.
+    """
+    targets = Instances(tuple(sample["image"].shape[1:]))
+    targets.gt_boxes = Boxes(torch.from_numpy(sample["boxes"]))
+    targets.gt_classes = torch.from_numpy(sample["classes"])
+    targets.gt_masks = BitMasks(torch.from_numpy(np.ascontiguousarray(sample["masks"])))
+    if "clean" in sample:
+        targets.gt_types = torch.from_numpy(sample["types"])
+        targets.gt_restoration = restoration_targets(sample)
+    return targets
+
+
+def annotate(model_input: Mapping[str, Any]) -> dict[str, Any]:
+    """A mapped slice as a standard dataset dict, for ``Visualizer.draw_dataset_dict``.
+
+    Of an unlabelled slice these are the synthetic annotations: the regions that were distorted.
+
+    Args:
+        model_input: of a mapper with ``is_train``.
+
+    Returns:
+        The metadata, ``annotations`` in COCO's run-length encoding, and ``image`` uint8
+        (H, W, 3), the slice between its neighbours as RGB.
+    """
+    targets = model_input["instances"]
+    image = model_input["image"].numpy().transpose(1, 2, 0)
+    annotations = annotations_of_slice(targets.gt_masks.tensor.numpy(), targets.gt_classes.numpy())
+    for annotation in annotations:
+        annotation["bbox_mode"] = BoxMode(annotation["bbox_mode"])
+    height, width = targets.image_size
+    return {
+        **{key: model_input[key] for key in METADATA if key in model_input},
+        "height": height,
+        "width": width,
+        "image": (image.clip(0, 255) + 0.5).astype(np.uint8),
+        "annotations": annotations,
+    }
+
+
+__all__ = ["MRIDatasetMapper", "annotate", "to_input", "to_instances"]

@@ -1,0 +1,248 @@
+"""Hooks for Detectron2's trainers; each works in any ``TrainerBase`` with the stock ones."""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.engine import HookBase
+from detectron2.utils.events import EventStorage, EventWriter, get_event_storage
+from torch import nn
+
+from mrssl.engines.distributed import gather_objects, get_rank, is_main_process
+from mrssl.engines.writers import MetricsFile
+from mrssl.evaluation import is_better
+
+_LOG = logging.getLogger(__name__)
+
+
+class EarlyStop(BaseException):
+    """Ends the training loop of a ``TrainerBase``; catch it around ``train()``.
+
+    Not an ``Exception``: those are faults, and the loop logs them as such.
+    """
+
+
+class SeededSteps(HookBase):
+    """Seed torch's global generator before each iteration from (seed, iteration, rank).
+
+    Detectron2 samples anchors and proposals from it. So a resumed run samples what an
+    uninterrupted one does, without a generator's state in the checkpoint.
+
+    Args:
+        seed: of the run.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+
+    def before_step(self) -> None:
+        """See ``HookBase``."""
+        words = [self._seed, self.trainer.iter, get_rank()]
+        torch.manual_seed(int(np.random.SeedSequence(words).generate_state(1)[0]))
+
+
+class FreezeTransferred(HookBase):
+    """Keep some parameters as they are for the first iterations.
+
+    Args:
+        model: bare, not in a parallel wrapper.
+        names: of its parameters.
+        iterations: for so many; 0 = none.
+    """
+
+    def __init__(self, model: nn.Module, names: Collection[str], iterations: int) -> None:
+        self._parameters = [p for name, p in model.named_parameters() if name in set(names)]
+        self._iterations = iterations
+
+    def before_step(self) -> None:
+        """See ``HookBase``."""
+        frozen = self.trainer.iter < self._iterations
+        if self._iterations and self.trainer.iter in (self.trainer.start_iter, self._iterations):
+            for parameter in self._parameters:
+                parameter.requires_grad_(not frozen)
+
+
+class BestCheckpointer(HookBase):
+    """Keep the best model as ``model_best.pth``, and stop when it has not bettered for long.
+
+    Unlike Detectron2's of the same name, it knows which metrics are better low, survives a resume,
+    and stops early. It stands after the hook that produces the metric, such as ``EvalHook``; only
+    the main process needs to have the metric.
+
+    Args:
+        metric: as it stands in the event storage, such as ``"dice/dice"``.
+        save: called as ``save("model_best", iteration=...)``.
+        patience: evaluations without a better metric after which :class:`EarlyStop` is raised, on
+            all processes; 0 = never.
+    """
+
+    def __init__(self, metric: str, save: Callable[..., None], *, patience: int = 0) -> None:
+        self.metric = metric
+        self.best: float | None = None
+        self.evaluations_since_best = 0
+        self._save = save
+        self._patience = patience
+        self._seen = -1
+
+    def before_train(self) -> None:
+        """See ``HookBase``."""
+        self._seen = self.trainer.start_iter - 1
+
+    def after_step(self) -> None:
+        """See ``HookBase``."""
+        self._look()
+        stop = bool(self._patience) and self.evaluations_since_best >= self._patience
+        if self._patience and gather_objects(stop)[0]:
+            _LOG.info("stopped early at iteration %d: no better metric", self.trainer.iter)
+            raise EarlyStop
+
+    def after_train(self) -> None:
+        """See ``HookBase``."""
+        self._look()
+
+    def _look(self) -> None:
+        value, iteration = self.trainer.storage.latest().get(self.metric, (0.0, -1))
+        if iteration <= self._seen or not is_main_process():
+            return
+        self._seen = iteration
+        self.evaluations_since_best += 1
+        if is_better(self.metric, float(value), self.best):
+            self.best, self.evaluations_since_best = float(value), 0
+            self._save("model_best", iteration=self.trainer.iter)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain types, for the checkpoint."""
+        return {"best": self.best, "evaluations_since_best": self.evaluations_since_best}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of :meth:`state_dict`."""
+        self.best = state["best"]
+        self.evaluations_since_best = state["evaluations_since_best"]
+
+
+class ValidationLoss(HookBase):
+    """The losses on held-out slices, as ``validation/<loss>``, periodically and at the end.
+
+    The model keeps its training mode, which is when Detectron2's models give losses; batch
+    statistics and the random numbers of training are left as they were.
+
+    Args:
+        period: iterations; 0 = only at the end.
+        batches: called each time; an iterable of batches with targets, of this process.
+    """
+
+    def __init__(self, period: int, batches: Callable[[], Iterable[list[dict[str, Any]]]]) -> None:
+        self._period = period
+        self._batches = batches
+
+    def after_step(self) -> None:
+        """See ``HookBase``."""
+        done = self.trainer.iter + 1
+        if done == self.trainer.max_iter or (self._period and done % self._period == 0):
+            self.trainer.storage.put_scalars(**self.measure(), smoothing_hint=False)
+
+    @torch.no_grad()
+    def measure(self) -> dict[str, float]:
+        """Means over the slices of all processes; ``validation/total_loss`` is their sum."""
+        model: nn.Module = self.trainer.model  # type: ignore[attr-defined]
+        model = getattr(model, "module", model)
+        norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+        modes = [norm.training for norm in norms]
+        sums: dict[str, float] = defaultdict(float)
+        count = 0
+        for norm in norms:
+            norm.eval()
+        # Detectron2 puts statistics of its sampling into the storage: not those of validation.
+        with torch.random.fork_rng(), EventStorage():
+            torch.manual_seed(0)
+            for batch in self._batches():
+                for name, loss in model(batch).items():
+                    sums[name] += float(loss) * len(batch)
+                count += len(batch)
+        for norm, mode in zip(norms, modes, strict=True):
+            norm.train(mode)
+        parts = [part for part in gather_objects((dict(sums), count)) if part[1]]
+        total = sum(part[1] for part in parts)
+        names = list(parts[0][0]) if parts else []
+        means = {name: sum(part[0][name] for part in parts) / total for name in names}
+        return {f"validation/{name}": value for name, value in means.items()} | {
+            "validation/total_loss": sum(means.values())
+        }
+
+
+class Pictures(HookBase):
+    """Put a picture into the event storage now and then, for TensorBoard; main process only.
+
+    Args:
+        period: iterations; 0 = only at the end.
+        draw: called with the bare model in evaluation mode; gives uint8 (H, W, 3).
+        name: under which it appears.
+    """
+
+    def __init__(
+        self, period: int, draw: Callable[[nn.Module], np.ndarray], *, name: str = "samples"
+    ) -> None:
+        self._period = period
+        self._draw = draw
+        self._name = name
+
+    def after_step(self) -> None:
+        """See ``HookBase``."""
+        done = self.trainer.iter + 1
+        due = done == self.trainer.max_iter or (self._period and done % self._period == 0)
+        if not due or not is_main_process():
+            return
+        model: nn.Module = self.trainer.model  # type: ignore[attr-defined]
+        model = getattr(model, "module", model)
+        training = model.training
+        model.eval()
+        with torch.no_grad():
+            picture = self._draw(model)
+        model.train(training)
+        self.trainer.storage.put_image(self._name, picture.transpose(2, 0, 1))
+
+
+class MetricsWriter(EventWriter):
+    """``metrics.json`` as Detectron2's ``JSONWriter`` has it, fit for a resume.
+
+    Lines that an interrupted run wrote after its last checkpoint are dropped, and what is no number
+    is null, where Detectron2 writes NaN, which is no JSON.
+
+    Args:
+        path: the file.
+        start_iteration: first iteration of this run.
+        window: iterations over which losses are smoothed by their median.
+    """
+
+    def __init__(self, path: Path, *, start_iteration: int = 0, window: int = 20) -> None:
+        self._file = MetricsFile(path, start_iteration=start_iteration)
+        self._window = window
+        self._last = start_iteration - 1
+
+    def write(self) -> None:
+        """Append what is new in the storage, a line an iteration."""
+        rows: dict[int, dict[str, float]] = defaultdict(dict)
+        latest = get_event_storage().latest_with_smoothing_hint(self._window)
+        for name, (value, iteration) in latest.items():
+            if iteration > self._last:
+                rows[iteration][name] = float(value)
+        for iteration in sorted(rows):
+            self._file.write(iteration, rows[iteration])
+        self._last = max([self._last, *rows])
+
+
+__all__ = [
+    "BestCheckpointer",
+    "EarlyStop",
+    "FreezeTransferred",
+    "MetricsWriter",
+    "Pictures",
+    "SeededSteps",
+    "ValidationLoss",
+]

@@ -1,0 +1,130 @@
+"""Detectron2's ROI heads with the pretext's two branches, for its own ``GeneralizedRCNN``.
+
+Shape letters: B slices, R ROIs of the batch, R_b of one slice, C channels of the pyramid,
+K distortion types, M the side of the masks, S of the restored crops.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import ROI_HEADS_REGISTRY
+from detectron2.modeling.roi_heads import StandardROIHeads, select_foreground_proposals
+from detectron2.structures import ImageList, Instances
+from torch import Tensor
+
+from mrssl.distortions import build_distortions
+from mrssl.engines.distributed import mean_count
+from mrssl.modeling import DistortionBranch
+
+
+@ROI_HEADS_REGISTRY.register()
+class DistortionROIHeads(StandardROIHeads):
+    """Box and mask heads as they are, and the distortion-type and restoration branches.
+
+    Targets are instances of a slice's distorted regions (one class), with two fields more, which
+    Detectron2's own matching hands on to the proposals because of their names:
+
+    - ``gt_types``: float (N, K), multi-hot;
+    - ``gt_restoration``: :class:`mrssl.structures.RestorationTargets` of N instances.
+
+    Detections have, besides the usual fields:
+
+    - ``pred_types``: float (R_b, K), probabilities;
+    - ``pred_residuals``: float (R_b, S, S), clean minus distorted, of the intensity range [0, 1];
+    - ``pred_mask_probs``: float (R_b, M, M), the masks before Detectron2 pastes and thresholds
+      them; restoring a slice weighs with them.
+
+    A field is missing where its branch is left out. Losses are ``loss_type`` and
+    ``loss_restoration``, beside the stock ones.
+
+    Args:
+        distortion_branch: both branches.
+        kwargs: of :class:`detectron2.modeling.StandardROIHeads`.
+    """
+
+    @configurable
+    def __init__(self, *, distortion_branch: DistortionBranch, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.distortion_branch = distortion_branch
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: Mapping[str, ShapeSpec]) -> dict[str, Any]:
+        """The keys of ``StandardROIHeads``, and the node ``MRSSL``."""
+        arguments = super().from_config(cfg, input_shape)
+        names = cfg.MRSSL.DISTORTION_HEAD.IN_FEATURES
+        arguments["distortion_branch"] = DistortionBranch.from_config(
+            cfg,
+            channels=input_shape[names[0]].channels,
+            strides={name: shape.stride for name, shape in input_shape.items()},
+            num_types=len(build_distortions(cfg.MRSSL.PRETEXT.DISTORTIONS)),
+        )
+        return arguments
+
+    def forward(
+        self,
+        images: ImageList,
+        features: dict[str, Tensor],
+        proposals: list[Instances],
+        targets: list[Instances] | None = None,
+    ) -> tuple[list[Instances], dict[str, Tensor]]:
+        """See :meth:`detectron2.modeling.ROIHeads.forward`; the branches look at ``images`` too."""
+        instances, losses = super().forward(images, features, proposals, targets)
+        if self.training:
+            assert targets is not None
+            losses |= self.distortion_losses(images.tensor, features, instances, targets)
+        else:
+            self.predict_distortions(images.tensor, features, instances)
+        return instances, losses
+
+    def distortion_losses(
+        self,
+        images: Tensor,
+        features: Mapping[str, Tensor],
+        proposals: list[Instances],
+        targets: list[Instances],
+    ) -> dict[str, Tensor]:
+        """``loss_type`` and ``loss_restoration`` of the positive ones of the sampled proposals.
+
+        Args:
+            images: float (B, 3, H, W), as the backbone gets them.
+            features: level name -> float (B, C, H / stride, W / stride).
+            proposals: B, of :meth:`label_and_sample_proposals`.
+            targets: B, the instances that the proposals were matched with.
+        """
+        positive, _ = select_foreground_proposals(proposals, self.num_classes)
+        # A slice without instances hands no gt_* field on; its own, empty ones take their place.
+        fields = [
+            found if found.has("gt_types") else target[:0]
+            for found, target in zip(positive, targets, strict=True)
+        ]
+        return self.distortion_branch.losses(
+            images,
+            features,
+            [found.proposal_boxes.tensor for found in positive],
+            [field.gt_restoration for field in fields],
+            [field.gt_types for field in fields],
+            mean_count=mean_count,
+        )
+
+    @torch.no_grad()
+    def predict_distortions(
+        self, images: Tensor, features: Mapping[str, Tensor], detections: list[Instances]
+    ) -> None:
+        """Add the branches' fields to B detections, in place."""
+        boxes = [found.pred_boxes.tensor for found in detections]
+        types, residuals = self.distortion_branch(images, features, boxes)
+        for number, found in enumerate(detections):
+            if types is not None:
+                found.pred_types = types[number]
+            if residuals is not None:
+                found.pred_residuals = residuals[number]
+            if found.has("pred_masks"):
+                found.pred_mask_probs = found.pred_masks[:, 0]
+
+
+__all__ = ["DistortionROIHeads"]

@@ -1,0 +1,281 @@
+"""Detectron2's ``DefaultTrainer`` on the core's data, optimiser, checkpoints and evaluators."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.data import build_detection_test_loader, build_detection_train_loader
+from detectron2.engine import DefaultTrainer, HookBase, TrainerBase, create_ddp_model, hooks
+from detectron2.evaluation import inference_on_dataset
+from detectron2.modeling import build_model
+from detectron2.solver import LRMultiplier
+from detectron2.utils.env import seed_all_rng
+from detectron2.utils.events import CommonMetricPrinter, EventWriter, TensorboardXWriter
+from fvcore.common.config import CfgNode
+from torch import nn
+from torch.utils.data import DataLoader
+
+from mrssl.checkpoint import Provenance, input_differences
+from mrssl.config import is_pretraining
+from mrssl.data.loader import PositionSampler, SampleStream
+from mrssl.engines.checkpoints import FINAL
+from mrssl.engines.datasets import RunData
+from mrssl.engines.detectron2.catalog import load_registered
+from mrssl.engines.detectron2.checkpointing import MRICheckpointer
+from mrssl.engines.detectron2.config import with_device
+from mrssl.engines.detectron2.dataset_mapper import MRIDatasetMapper, to_input
+from mrssl.engines.detectron2.evaluation import SliceDatasetEvaluator, to_prediction
+from mrssl.engines.detectron2.hooks import (
+    BestCheckpointer,
+    EarlyStop,
+    FreezeTransferred,
+    MetricsWriter,
+    Pictures,
+    SeededSteps,
+    ValidationLoss,
+)
+from mrssl.engines.detectron2.step import MRITrainerStep
+from mrssl.engines.distributed import get_rank, get_world_size, is_main_process
+from mrssl.engines.pictures import restoration_grid
+from mrssl.engines.solver import build_optimizer, build_schedule
+from mrssl.evaluation import Results
+
+_LOG = logging.getLogger(__name__)
+#: Held-out slices of the validation loss, spread over the test data: it is a curve, not a score.
+VALIDATION_SLICES = 32
+_TEST_BATCH = 4
+
+
+class MRITrainer(DefaultTrainer):
+    """Pretrain or fine-tune as the configuration says.
+
+    ::
+
+        trainer = MRITrainer(cfg)
+        trainer.resume_or_load(resume=False)
+        results = trainer.train()
+
+    The samples, the optimiser and the checkpoints are those of the embedded engine; loop, hooks,
+    model and losses are Detectron2's. ``DATASETS`` takes paths and registered names. All sets of
+    ``DATASETS.TEST`` are scored as one.
+
+    Args:
+        cfg: Detectron2's, with the node ``MRSSL``; ``OUTPUT_DIR`` exists.
+    """
+
+    def __init__(self, cfg: CfgNode) -> None:
+        # Not DefaultTrainer's: it builds its optimiser before weights are loaded, and its parallel
+        # wrapper for GPUs only.
+        TrainerBase.__init__(self)
+        cfg = with_device(DefaultTrainer.auto_scale_workers(cfg, get_world_size()))
+        self.seed = max(cfg.SEED, 0)
+        seed_all_rng(self.seed)
+        self.data = RunData(cfg, seed=self.seed, load=load_registered)
+        self.cfg = cfg = self.data.with_classes(cfg)
+        self.folder = Path(cfg.OUTPUT_DIR)
+        self.max_iter = cfg.SOLVER.MAX_ITER
+        self.transferred: list[str] = []
+        self.bare_model: nn.Module = build_model(cfg)
+        parallel = {} if cfg.MODEL.DEVICE.startswith("cuda") else {"device_ids": None}
+        model = create_ddp_model(
+            self.bare_model, broadcast_buffers=False, find_unused_parameters=True, **parallel
+        )
+        optimizer = build_optimizer(cfg, self.bare_model)
+        self._trainer = MRITrainerStep(cfg, model, self._train_loader(0), optimizer)
+        self.scheduler = LRMultiplier(optimizer, build_schedule(cfg), self.max_iter)
+        self.checkpointer = MRICheckpointer(
+            self.bare_model,
+            cfg.OUTPUT_DIR,
+            keep=cfg.MRSSL.SOLVER.KEEP_CHECKPOINTS,
+            describe=self._describe,
+            trainer=self,
+        )
+        self.register_hooks(self.build_hooks())
+
+    # -- weights ----------------------------------------------------------------------------------
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        """Go on from the newest checkpoint that loads, or take what fits of ``MODEL.WEIGHTS``.
+
+        Raises:
+            MrsslError: there are weights, and they cannot be used.
+        """
+        if resume and self.checkpointer.has_checkpoint():
+            # Which parameters have a learning rate of their own shapes the optimiser's state.
+            newest = self.checkpointer.files.newest()
+            assert newest is not None
+            self._start_from(newest[1].get("transferred", []))
+            self.checkpointer.resume()
+            self.start_iter = self.iter + 1
+            self._trainer.reset_data_loader(lambda: self._train_loader(self.start_iter))
+            _LOG.info("resumed from %s at iteration %d", newest[0], self.start_iter)
+        elif self.cfg.MODEL.WEIGHTS:
+            report, content = self.checkpointer.transfer(
+                self.cfg.MODEL.WEIGHTS,
+                scope=self.cfg.MRSSL.TRANSFER.SCOPE,
+                type_names=self.data.type_names or None,
+            )
+            provenance = Provenance.from_dict(content.get("mrssl", {}))
+            for line in input_differences(provenance, self.cfg):
+                _LOG.warning(line)
+            self._start_from(report.loaded)
+
+    def _start_from(self, transferred: tuple[str, ...] | list[str]) -> None:
+        """Build the optimiser anew for parameters of which some were pretrained."""
+        self.transferred = sorted(transferred)
+        self.optimizer = build_optimizer(self.cfg, self.bare_model, set(transferred))
+        self.scheduler = LRMultiplier(self.optimizer, build_schedule(self.cfg), self.max_iter)
+
+    def _describe(self) -> dict[str, Any]:
+        """What a checkpoint says about itself, beside model and training state."""
+        provenance = Provenance.from_config(
+            self.cfg,
+            task="pretrain" if is_pretraining(self.cfg) else "finetune",
+            class_names=self.data.class_names,
+            type_names=self.data.type_names,
+            iteration=self.iter + 1,
+        )
+        return {"mrssl": provenance.to_dict(), "transferred": self.transferred}
+
+    # -- data -------------------------------------------------------------------------------------
+
+    def _train_loader(self, start_iteration: int) -> DataLoader[Any]:
+        """Endless batches of this process, from ``start_iteration`` on."""
+        size = self.cfg.SOLVER.IMS_PER_BATCH
+        mapper = MRIDatasetMapper(self.data.train_mapper, is_train=True)
+        return build_detection_train_loader(
+            SampleStream(self.data.train, mapper, seed=self.seed, batch_size=size),
+            mapper=None,
+            sampler=PositionSampler(
+                size,
+                start_iteration=start_iteration,
+                rank=get_rank(),
+                world_size=get_world_size(),
+            ),
+            total_batch_size=size,
+            aspect_ratio_grouping=False,
+            num_workers=self.cfg.DATALOADER.NUM_WORKERS,
+        )
+
+    def _validation_batches(self) -> Iterator[list[dict[str, Any]]]:
+        """A few held-out slices of this process, with targets on the image's grid."""
+        records, mapper = self.data.test, self.data.test_mapper
+        if not self.data.pretraining:
+            # The ground truth of evaluation keeps the slice's own grid; losses need the image's.
+            mapper = copy.copy(self.data.train_mapper)
+            mapper.cache, mapper.augmentation = self.data.test_mapper.cache, None
+            mapper.min_sizes = self.data.test_mapper.min_sizes
+            mapper.max_size = self.data.test_mapper.max_size
+        count = min(VALIDATION_SLICES, len(records))
+        chosen = [records[(2 * i + 1) * len(records) // (2 * count)] for i in range(count)]
+        mine = chosen[get_rank() :: get_world_size()]
+        for first in range(0, len(mine), _TEST_BATCH):
+            samples = [mapper(record) for record in mine[first : first + _TEST_BATCH]]
+            yield [to_input(sample, is_train=True) for sample in samples]
+
+    # -- the run ----------------------------------------------------------------------------------
+
+    def build_hooks(self) -> list[HookBase]:
+        """Every hook but the writers, which :meth:`train` adds once the first iteration is known.
+
+        Evaluation comes before the checkpoint, so that a resumed run knows of it.
+        """
+        cfg = self.cfg
+        period = cfg.TEST.EVAL_PERIOD
+        found: list[HookBase] = [hooks.IterationTimer(), SeededSteps(self.seed)]
+        found.append(hooks.LRScheduler())
+        found.append(Pictures(cfg.MRSSL.PICTURE_PERIOD or period, self._draw))
+        if self.data.test:
+            metric = cfg.MRSSL.SOLVER.BEST_METRIC or self.data.default_metric
+            found += [
+                hooks.EvalHook(period, self.evaluate),
+                ValidationLoss(period, self._validation_batches),
+                BestCheckpointer(
+                    metric, self.checkpointer.save, patience=cfg.MRSSL.SOLVER.PATIENCE
+                ),
+            ]
+        if is_main_process():
+            checkpoints = hooks.PeriodicCheckpointer(
+                self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD
+            )
+            found.append(checkpoints)
+        return found
+
+    def build_writers(self) -> list[EventWriter]:
+        """The terminal, ``metrics.json`` and TensorBoard, from this run's first iteration on."""
+        return [
+            CommonMetricPrinter(self.max_iter),
+            MetricsWriter(self.folder / "metrics.json", start_iteration=self.start_iter),
+            TensorboardXWriter(str(self.folder), purge_step=self.start_iter or None),
+        ]
+
+    def train(self) -> Results:
+        """Train up to ``SOLVER.MAX_ITER``.
+
+        Returns:
+            The last evaluation's results; ``{}`` on all but the main process.
+        """
+        self._last_eval_results: Results = {}
+        if self.start_iter >= self.max_iter:
+            _LOG.info("nothing to do: %d iterations are done", self.start_iter)
+            return self.evaluate()
+        freeze = self.cfg.MRSSL.TRANSFER.FREEZE_ITERS
+        self.register_hooks([FreezeTransferred(self.bare_model, self.transferred, freeze)])
+        if is_main_process():
+            period = self.cfg.MRSSL.LOG_PERIOD
+            self.register_hooks([hooks.PeriodicWriter(self.build_writers(), period)])
+        try:
+            TrainerBase.train(self, self.start_iter, self.max_iter)
+        except EarlyStop:
+            self.checkpointer.save(Path(FINAL).stem, iteration=self.iter)
+        return self._last_eval_results
+
+    def evaluate(self) -> Results:
+        """Score the model on ``DATASETS.TEST``; ``{}`` without one, and but on the main process."""
+        if not self.data.test:
+            return {}
+        self._last_eval_results = score(self.bare_model, self.data)
+        return self._last_eval_results
+
+    @classmethod
+    def test(cls, cfg: CfgNode, model: nn.Module, evaluators: Any = None) -> Results:
+        """Score ``model`` on all of ``DATASETS.TEST`` as one.
+
+        Args:
+            cfg: the configuration.
+            model: built from it, with its weights.
+            evaluators: a ``DatasetEvaluator``; None takes what the task is scored with.
+        """
+        data = RunData(cfg, seed=max(cfg.SEED, 0), training=False, load=load_registered)
+        return score(model, data, evaluators)
+
+    def _draw(self, model: nn.Module) -> np.ndarray:
+        """Distorted | restored | clean of a few slices, or the masks found."""
+        samples = self.data.picture_samples()
+        inputs = [to_input(sample, is_train=False) for sample in samples]
+        outputs = [
+            to_prediction(x, y["instances"]) for x, y in zip(inputs, model(inputs), strict=True)
+        ]
+        return restoration_grid(samples, outputs)
+
+
+def score(model: nn.Module, data: RunData, evaluator: Any = None) -> Results:
+    """Run ``model`` over the test slices of ``data``, by Detectron2's ``inference_on_dataset``."""
+    loader = build_detection_test_loader(
+        data.test,
+        mapper=MRIDatasetMapper(data.test_mapper, is_train=False),
+        batch_size=_TEST_BATCH,
+    )
+    with torch.no_grad():
+        return inference_on_dataset(
+            model, loader, evaluator or SliceDatasetEvaluator(data.evaluator())
+        )
+
+
+__all__ = ["MRITrainer", "score"]
