@@ -72,6 +72,8 @@ class ElasticWarp(Distortion):
 class Rotation(Distortion):
     """The content is turned about the region's centre, mirrored where the corners run empty.
 
+    Told from its surroundings, as RotNet tells whole images (Gidaris et al., ICLR 2018).
+
     Severity: angle ``5 + 85 * severity`` degrees, either way.
     """
 
@@ -89,7 +91,8 @@ class Rotation(Distortion):
 class Swirl(Distortion):
     """The content is turned by an angle that falls to 0 at the inscribed ellipse.
 
-    ``angle(r) = a (1 - r)`` for r <= 1, in coordinates in which the ellipse is the unit circle.
+    ``angle(r) = a (1 - r)`` for r <= 1, in coordinates in which the ellipse is the unit circle
+    (whirl of Gustafsson, "Interactive image warping" 1993, with a linear fall-off).
 
     Severity: a = ``4 * severity`` radians, either way.
     """
@@ -115,9 +118,9 @@ class Swirl(Distortion):
 class LocalScaling(Distortion):
     """The centre is magnified or shrunk, the border of the inscribed ellipse stays.
 
-    The pixel at radius r shows what was at ``r (1 - k (1 - r^2)^2)`` (bulge, k > 0) or at
-    ``r (1 - k (1 - r^2)^2)`` with k < 0 (pinch); ``1 / (1 - k)`` is the magnification in the
-    centre.
+    The pixel at radius r shows what was at ``r (1 - k (1 - r^2)^2)``, a bulge for k > 0 and a pinch
+    for k < 0; ``1 / (1 - k)`` is the magnification in the centre. After Gustafsson, "Interactive
+    image warping" 1993, with a fall-off that is smooth at the border too.
 
     Severity: ``k = 0.75 * severity`` or ``-1.2 * severity``, with equal chance.
     """

@@ -89,6 +89,8 @@ class IntensityCurve(Distortion):
 class Gamma(Distortion):
     """``v ** gamma``: dark tissue is darkened or brightened more than bright tissue.
 
+    Power-law transformation (Gonzalez and Woods, "Digital image processing", 2018).
+
     Severity: ``gamma = 3 ** severity`` or its inverse, with equal chance.
     """
 

@@ -85,8 +85,8 @@ class Aliasing(Distortion):
     """Fold-over: the field of view is too small along the phase-encoding axis.
 
     Acquiring every R-th line only sums R copies of the image, displaced by N / R pixels
-    (undersampling; Heid et al. 1997 on its removal). The other lines are weakened, not always
-    dropped, as after an imperfect unfolding.
+    (Pruessmann et al., "SENSE", Magnetic Resonance in Medicine 1999). The other lines are
+    weakened, not always dropped, as after an imperfect unfolding.
 
     Severity: the share taken from the lines between, all of it at 1; R is 2 or 3.
     """
@@ -180,7 +180,8 @@ class KspaceSpikes(Distortion):
     A discharge adds one large sample at (v, u). Its inverse transform is a plane wave, so it is
     added in closed form, together with the mirrored sample that keeps the image real: a sample of
     ``I * |K(0)|``, with ``K(0)`` the DC of the patch, adds
-    ``2 I mean(patch) cos(2 pi (v y / h + u x / w) + phase)``.
+    ``2 I mean(patch) cos(2 pi (v y / h + u x / w) + phase)`` (Graves and Mitchell, "Body MRI
+    artifacts in clinical practice", JMRI 2013).
 
     Severity: I = ``0.25 * severity`` for each of one to three spikes; where the mean is below
     0.1, as in air, 0.1 takes its place.

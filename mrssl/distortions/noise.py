@@ -95,7 +95,8 @@ class SpeckleNoise(Distortion):
     """Multiplicative noise in grains: ``M = A (1 + s g)``, with g of mean 0 and variance 1.
 
     g is white Gaussian noise smoothed by a Gaussian of the grain's size and scaled back to unit
-    variance. Dark parts stay quiet, which tells it from Rician noise.
+    variance (for the physics, Goodman, JOSA 1976; there g is exponential). Dark parts stay quiet,
+    which tells it from Rician noise.
 
     Severity: ``s = 0.45 * severity``; grains of 0.6 to 1.5 pixels (standard deviation).
     """
@@ -125,6 +126,9 @@ class SpeckleNoise(Distortion):
 @DISTORTION_REGISTRY.register()
 class SaltPepperNoise(Distortion):
     """Single pixels are set to 0 or 1, alike in all channels.
+
+    Impulse noise, ``M = 0`` or 1 with a chance of p / 2 each, else A (Gonzalez and Woods, "Digital
+    image processing", 2018).
 
     Severity: the share of pixels set, ``0.4 * severity``, half of them to each.
     """

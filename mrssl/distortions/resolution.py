@@ -20,6 +20,9 @@ from mrssl.distortions.kspace import draw_axis, modulate_lines
 class GaussianBlur(Distortion):
     """Convolution with a Gaussian, mirrored at the region's border.
 
+    ``G(r) = exp(-r^2 / (2 sigma^2)) / (2 pi sigma^2)``, in k-space the Gaussian apodisation
+    ``exp(-2 pi^2 sigma^2 f^2)`` (Gonzalez and Woods, "Digital image processing", 2018).
+
     Severity: standard deviation in pixels, ``0.5 + 3.5 * severity``, limited to an eighth of the
     region's smaller side plus one.
     """
@@ -44,11 +47,11 @@ class LowResolution(Distortion):
     """The region as if acquired with larger voxels, shown voxel by voxel.
 
     All but the central k-space is cropped away and the rest goes back to a smaller image, the way
-    a scanner of that matrix size would sample it; then each large voxel is shown as it is (nearest
-    neighbour), which tells it from a blur.
+    a scanner of that matrix size would sample it (Chen et al., "Brain MRI super resolution", ISBI
+    2018); then each large voxel is shown as it is (nearest neighbour), which tells it from a blur.
 
-    Severity: the factor between the voxel sides, ``1 + 4 * severity``, per axis with a share
-    drawn; the coarse matrix has at least 3 voxels a side.
+    Severity: voxels ``1 + 4 * severity`` times as long along one axis, and at least the square root
+    of that along the other; the coarse matrix has at least 3 voxels a side.
     """
 
     name = "low_resolution"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 
 import numpy as np
@@ -194,3 +195,10 @@ def test_ten_thousand_draws():
 def test_draws_over_real_slices(shared_data):
     slices = read_slices(shared_data, 24, np.random.default_rng(0))
     assert sum(fuzz(3_000, slices, seed=2, seconds=10).values()) > 300
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_document_says_what_the_docstring_says(name, repository_root):
+    text = (repository_root / "docs" / "distortions.md").read_text(encoding="utf-8")
+    summary = " ".join(inspect.getdoc(DISTORTION_REGISTRY.get(name)).split("\n\n")[0].split())
+    assert f"| `{name}` | {summary.replace('``', '`')} |" in text
