@@ -38,7 +38,7 @@ def evaluate(
     evaluator.reset()
     try:
         for inputs, truth in tqdm(
-            loader, desc=description, leave=False, disable=not is_main_process(), mininterval=1.0
+            loader, desc=description, leave=False, disable=None if is_main_process() else True
         ):
             evaluator.process(truth, [to_prediction(output) for output in model(inputs)])
     finally:

@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)  # sums of another number of threads round otherwise
+
+
+@pytest.fixture(scope="session")
+def phantom(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset.json of four subjects: textured ellipsoids with two labelled balls inside."""
+    folder = tmp_path_factory.mktemp("phantom")
+    (folder / "images").mkdir()
+    (folder / "labels").mkdir()
+    rng = np.random.default_rng(0)
+    grid = np.stack(np.meshgrid(*[np.linspace(-1, 1, n) for n in (64, 60, 8)], indexing="ij"))
+    training = []
+    for number in range(4):
+        shift = rng.uniform(-0.1, 0.1, (3, 1, 1, 1))
+        x, y, z = grid - shift
+        image = 200.0 * (x**2 + y**2 + 0.3 * z**2 < 0.8) + 40 * np.sin(9 * x) * np.cos(7 * y)
+        label = np.zeros(image.shape, np.uint8)
+        for value, centre in ((1, -0.35), (2, 0.4)):
+            ball = (x - centre) ** 2 + y**2 + 0.2 * z**2 < 0.06
+            image[ball] += 80 * value
+            label[ball] = value
+        image = np.abs(image + rng.normal(0, 4, image.shape))
+        affine = np.diag([1.0, 1.0, 3.0, 1.0])
+        name = f"subject{number}.nii.gz"
+        nib.save(nib.Nifti1Image(image.astype(np.float32), affine), folder / "images" / name)
+        nib.save(nib.Nifti1Image(label, affine), folder / "labels" / name)
+        training.append({"image": f"./images/{name}", "label": f"./labels/{name}"})
+    description = {
+        "name": "phantom",
+        "channel_names": {"0": "MRI"},
+        "labels": {"background": 0, "small": 1, "large": 2},
+        "file_ending": ".nii.gz",
+        "numTraining": len(training),
+        "training": training,
+    }
+    (folder / "dataset.json").write_text(json.dumps(description))
+    split = {"train": [f"subject{i}" for i in range(3)], "test": ["subject3"]}
+    (folder / "split.json").write_text(json.dumps(split))
+    return folder / "dataset.json"

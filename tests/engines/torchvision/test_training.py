@@ -1,0 +1,189 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from mrssl.checkpoint import load_checkpoint
+from mrssl.config import load_cfg
+from mrssl.engines.torchvision import Trainer, main
+from mrssl.engines.torchvision.batches import collate
+from mrssl.errors import MrsslError
+
+PRETRAIN = "configs/quick_schedules/pretrain_R_18_FPN.yaml"
+FINETUNE = "configs/quick_schedules/finetune_R_18_FPN.yaml"
+
+
+def config(root: Path, file: str, data: Path, output: Path, *overrides: Any) -> Any:
+    return load_cfg(
+        root / file,
+        [
+            "MODEL.DEVICE", "cpu",
+            "DATASETS.TRAIN", f"('{data}:train',)",
+            "DATASETS.TEST", f"('{data}:test',)",
+            "OUTPUT_DIR", str(output),
+            *map(str, overrides),
+        ],
+    )  # fmt: skip
+
+
+def run(cfg: Any, **flags: bool) -> Any:
+    return main(cfg, Namespace(**({"resume": False, "eval_only": False} | flags)))
+
+
+def metrics(folder: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def pretrained(
+    repository_root: Path, phantom: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The folder of an uninterrupted small pretraining run."""
+    folder = tmp_path_factory.mktemp("pretrained")
+    run(config(repository_root, PRETRAIN, phantom, folder))
+    return folder
+
+
+def test_a_pretraining_run_leaves_what_it_should(pretrained: Path) -> None:
+    rows = metrics(pretrained)
+    assert [r["iteration"] for r in rows if "total_loss" in r] == [1, 2, 3, 4, 5, 6]
+    assert {
+        "loss_rpn_cls", "loss_rpn_loc", "loss_cls", "loss_box_reg", "loss_mask", "loss_type",
+        "loss_restoration", "lr",
+    } <= set(rows[0])  # fmt: skip
+    results = json.loads((pretrained / "inference" / "results.json").read_text())
+    assert {"localization", "type", "restoration"} <= set(results)
+    assert list(pretrained.glob("events.out.tfevents.*"))
+    checkpoint = load_checkpoint(pretrained / "model_final.pth")
+    assert checkpoint["mrssl"]["task"] == "pretrain"
+    assert "backbone.bottom_up.res2.0.conv1.weight" in checkpoint["model"]
+    assert not list(pretrained.rglob("*.part"))
+
+
+def test_resuming_continues_as_if_nothing_had_happened(
+    repository_root: Path, phantom: Path, pretrained: Path, tmp_path: Path
+) -> None:
+    cfg = config(repository_root, PRETRAIN, phantom, tmp_path)
+    trainer = Trainer(cfg)  # stopped dead after five of six iterations; the checkpoint is of three
+    stream = iter(
+        trainer.data.train_loader(start_iteration=0, rank=0, world_size=1, collate=collate)
+    )
+    for _ in range(3):
+        trainer.step(next(stream))
+    trainer.checkpoints.save(trainer.state(), trainer.iteration)
+    for _ in range(2):
+        trainer.step(next(stream))
+
+    run(cfg, resume=True)
+    whole = {r["iteration"]: r for r in metrics(pretrained) if "total_loss" in r}
+    resumed = {r["iteration"]: r for r in metrics(tmp_path) if "total_loss" in r}
+    assert sorted(resumed) == [4, 5, 6]
+    for iteration, row in resumed.items():
+        assert row == pytest.approx(whole[iteration], abs=1e-5)
+    expected = load_checkpoint(pretrained / "model_final.pth")["model"]
+    found = load_checkpoint(tmp_path / "model_final.pth")["model"]
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor, atol=1e-5, rtol=1e-5)
+
+
+def test_a_damaged_newest_checkpoint_is_skipped_and_named(
+    repository_root: Path, phantom: Path, pretrained: Path, tmp_path: Path
+) -> None:
+    newest = (pretrained / "model_final.pth").read_bytes()
+    (tmp_path / "model_0000003.pth").write_bytes(newest)
+    (tmp_path / "model_0000005.pth").write_bytes(newest[: len(newest) // 2])
+    trainer = Trainer(config(repository_root, PRETRAIN, phantom, tmp_path), resume=True)
+    assert trainer.iteration == 6
+    assert any("model_0000005.pth" in note and "skipped" in note for note in trainer.notes)
+
+
+def test_fine_tuning_takes_the_weights_and_is_scored(
+    repository_root: Path, phantom: Path, pretrained: Path, tmp_path: Path
+) -> None:
+    weights = pretrained / "model_final.pth"
+    cfg = config(repository_root, FINETUNE, phantom, tmp_path, "MODEL.WEIGHTS", weights)
+    trainer = Trainer(cfg)
+    source = load_checkpoint(weights)["model"]
+    stem = trainer.model.state_dict()["backbone.body.conv1.weight"]
+    assert torch.equal(stem, source["backbone.bottom_up.stem.conv1.weight"])
+    assert trainer.cfg.MODEL.ROI_HEADS.NUM_CLASSES == 2
+    assert "backbone" in trainer.notes[0]
+
+    results = run(cfg)
+    assert {"bbox", "segm", "dice", "hd95", "assd"} <= set(results)
+    scored = cfg.clone()
+    scored.defrost()
+    scored.MODEL.WEIGHTS = str(tmp_path / "model_final.pth")
+    again = run(scored, eval_only=True)
+    for task, values in results.items():
+        assert again[task] == pytest.approx(values, nan_ok=True, abs=1e-9)
+
+
+def test_transferred_parameters_can_be_frozen_and_slowed(
+    repository_root: Path, phantom: Path, pretrained: Path, tmp_path: Path
+) -> None:
+    cfg = config(
+        repository_root, FINETUNE, phantom, tmp_path,
+        "MODEL.WEIGHTS", pretrained / "model_final.pth",
+        "MRSSL.TRANSFER.SCOPE", "backbone", "MRSSL.TRANSFER.FREEZE_ITERS", 1,
+        "MRSSL.TRANSFER.LR_FACTOR", 0.1,
+    )  # fmt: skip
+    trainer = Trainer(cfg)
+    assert {group["initial_lr"] for group in trainer.optimizer.param_groups} == {5e-4, 5e-5}
+    stream = iter(
+        trainer.data.train_loader(start_iteration=0, rank=0, world_size=1, collate=collate)
+    )
+    stem = trainer.model.backbone.body.conv1.weight
+    start = stem.detach().clone()
+    trainer.step(next(stream))
+    assert torch.equal(stem, start)
+    trainer.step(next(stream))
+    assert not torch.equal(stem, start)
+
+
+def test_a_loss_that_is_not_finite_names_itself_and_the_slices(
+    repository_root: Path, phantom: Path, tmp_path: Path
+) -> None:
+    trainer = Trainer(config(repository_root, FINETUNE, phantom, tmp_path))
+    stream = trainer.data.train_loader(start_iteration=0, rank=0, world_size=1, collate=collate)
+    batch = next(iter(stream))
+    with torch.no_grad():
+        trainer.model.roi_heads.box_predictor.cls_score.weight.fill_(float("nan"))
+    with pytest.raises(MrsslError, match=r"loss_cls.*not finite.*subject\d"):
+        trainer.step(batch)
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_gradients_of_one_with_the_whole_batch(
+    repository_root: Path, phantom: Path, tmp_path: Path
+) -> None:
+    script = Path(__file__).with_name("gradients.py")
+    arguments = [str(repository_root / PRETRAIN), str(phantom)]
+    environment = os.environ | {"PYTHONPATH": str(repository_root), "OMP_NUM_THREADS": "1"}
+    launchers = {
+        1: [sys.executable],
+        2: [
+            sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
+        ],
+    }  # fmt: skip
+    for count, launcher in launchers.items():
+        subprocess.run(
+            [*launcher, str(script), *arguments, str(tmp_path / f"{count}.npz")],
+            check=True,
+            env=environment,
+            timeout=300,
+        )
+    one, two = (np.load(tmp_path / f"{count}.npz") for count in (1, 2))
+    assert set(one.files) == set(two.files)
+    scale = max(np.abs(one[name]).max() for name in one.files)
+    for name in one.files:
+        np.testing.assert_allclose(two[name], one[name], atol=1e-5 * max(scale, 1.0), err_msg=name)
