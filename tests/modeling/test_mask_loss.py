@@ -76,6 +76,24 @@ def test_against_torchvisions_loss(masks, wave):
     assert ours.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
+@pytest.mark.detectron2
+def test_targets_and_loss_are_detectron2s(masks, wave):
+    from detectron2.modeling.roi_heads.mask_head import mask_rcnn_loss as detectron2_loss
+    from detectron2.structures import BitMasks, Boxes, Instances
+    from detectron2.utils.events import EventStorage
+
+    boxes = torch.tensor([[6.3, 4.1, 33.7, 30.2], [-3.0, 20.5, 50.0, 44.0], [9.0, 9.5, 11.0, 10.0]])
+    index, classes = torch.tensor([2, 0, 1]), torch.tensor([1, 0, 2])
+    logits = 4 * wave(3, 3, 28, 28) - 2
+    bits = BitMasks(masks)[index]
+    targets = mask_targets(masks, boxes, index, 28)
+    assert torch.equal(targets, bits.crop_and_resize(boxes, 28))
+    fields = {"proposal_boxes": Boxes(boxes), "gt_classes": classes, "gt_masks": bits}
+    with EventStorage():
+        expected = detectron2_loss(logits, [Instances((40, 48), **fields)])
+    torch.testing.assert_close(mask_rcnn_loss(logits, classes, targets), expected)
+
+
 def test_the_normalizer_joins_processes(wave):
     logits, targets = wave(5, 2, 6, 6), wave(5, 6, 6, phase=1.0) > 0.5
     classes = torch.tensor([0, 1, 1, 0, 1])

@@ -105,6 +105,20 @@ def test_pasting_against_a_loop(wave):
         np.testing.assert_allclose(image, paste_slowly(crop, box, 13, 19), atol=1e-5)
 
 
+@pytest.mark.detectron2
+def test_pasted_masks_are_detectron2s():
+    from detectron2.layers import paste_masks_in_image
+
+    generator = torch.Generator().manual_seed(0)
+    corners = torch.rand(12, 2, 2, generator=generator) * torch.tensor([70.0, 60.0]) - 5
+    boxes = torch.cat([corners.amin(1), corners.amax(1)], dim=1)
+    masks = torch.rand(12, 28, 28, generator=generator)
+    ours = paste_rois(masks, boxes, 50, 60)
+    theirs = paste_masks_in_image(masks, boxes, (50, 60), threshold=0.5)
+    differ = (ours >= 0.5) != theirs
+    assert (ours[differ] - 0.5).abs().max() < 1e-4 if differ.any() else theirs.any()
+
+
 def test_pasting_at_its_own_size_copies_the_pixels(wave):
     crop = wave(1, 6, 6)
     pasted = paste_rois(crop, torch.tensor([[4.0, 3.0, 10.0, 9.0]]), 12, 14)[0]
