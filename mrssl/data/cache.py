@@ -11,6 +11,7 @@ import numpy as np
 from mrssl.data.labels import align_label
 from mrssl.data.normalization import intensity_window, normalize
 from mrssl.data.sources import read_volume
+from mrssl.data.store import StoredVolume, is_stored, open_array, stored_entry
 from mrssl.errors import MrsslError
 from mrssl.structures.volume import Volume
 
@@ -45,6 +46,13 @@ class VolumeCache:
             "zscore_range": tuple(zscore_range),
             "window": tuple(window),
         }
+        self._normalization = {
+            "normalization": normalization,
+            "percentiles": list(percentiles),
+            "zscore_range": list(zscore_range),
+            "window": list(window),
+        }
+        self._stored_windows: dict[str, tuple[float, float]] = {}
         self._reader = reader or _read
         # array, and the affine of its grid
         self._entries: OrderedDict[tuple[str, ...], tuple[np.ndarray, np.ndarray]] = OrderedDict()
@@ -69,18 +77,23 @@ class VolumeCache:
             record: a standard dataset dict.
 
         Returns:
-            (D, H, W) float32 in [0, 1], slices along D; read-only.
+            (D, H, W) float32 in [0, 1], slices along D; read-only. From a slice store, an
+            object that reads slices as it is indexed, and takes no room in the cache.
 
         Raises:
             MrsslError: the source cannot be read.
         """
+        if is_stored(record["file_name"]) and record["slice_axis"] == "D":
+            array = open_array(record["file_name"])
+            low, high = self._stored_window(record["file_name"], array)
+            return StoredVolume(array, low, high)  # type: ignore[return-value]
         return self._image_entry(record)[0]
 
     def label(self, record: dict[str, Any]) -> np.ndarray:
         """The label volume of a dataset dict that has a ``label_file``.
 
         Returns:
-            (D, H, W) int32, on the grid of :meth:`image`; read-only.
+            (D, H, W) int, on the grid of :meth:`image`; read-only.
 
         Raises:
             MrsslError: no label, unreadable, or of another shape than the image.
@@ -88,6 +101,8 @@ class VolumeCache:
         file = record.get("label_file")
         if not file:
             raise MrsslError(f"{record['file_name']}: has no label")
+        if is_stored(file) and record["slice_axis"] == "D":
+            return open_array(file)
         key = ("label", file, record.get("label_series", ""), record["slice_axis"])
         return self._get(key, lambda: self._label(record))[0]
 
@@ -123,6 +138,18 @@ class VolumeCache:
             _, (dropped, _) = self._entries.popitem(last=False)
             self._bytes -= dropped.nbytes
         return entry
+
+    def _stored_window(self, file: str, array: np.ndarray) -> tuple[float, float]:
+        """From the index if that was prepared for this normalisation, else measured once."""
+        if file not in self._stored_windows:
+            entry = stored_entry(file)
+            if entry["normalization"] == self._normalization:
+                low, high = entry["window"]
+            else:
+                raw = array.astype(np.float32)
+                low, high = intensity_window(raw, **self._window)  # type: ignore[arg-type]
+            self._stored_windows[file] = (low, high)
+        return self._stored_windows[file]
 
     def _image(self, record: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
         volume = self._reader(record["file_name"], record.get("series", ""))

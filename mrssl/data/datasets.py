@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mrssl.data.cache import VolumeCache
-from mrssl.data.descriptions import Case, Description, parse_dataset_path, read_description
+from mrssl.data.descriptions import Case, describe
 from mrssl.data.labels import (
     ClassValues,
     align_label,
@@ -19,8 +20,8 @@ from mrssl.data.labels import (
     check_label_geometry,
     instances_of_slice,
 )
-from mrssl.data.normalization import foreground_mask
-from mrssl.data.sources import find_volumes, label_source, read_volume, volume_slice_axis
+from mrssl.data.normalization import foreground_share
+from mrssl.data.sources import label_source, read_volume, volume_slice_axis
 from mrssl.errors import MrsslError
 from mrssl.structures.volume import display_transform, transformed_geometry
 
@@ -103,19 +104,20 @@ def load_dataset(
     Raises:
         MrsslError: nothing usable there; one line that names the file and the fault.
     """
-    description = _describe(name_or_path, subject_pattern)
+    description = describe(name_or_path, subject_pattern=subject_pattern)
     cases = _choose_labeled(name_or_path, description.cases, labeled)
     has_labels = any(case.label_file for case in cases)
     values = description.class_values
     if has_labels and not values:
         raise MrsslError(f"{name_or_path}: has label volumes, but no 'labels' to name their values")
-    cache = VolumeCache(
-        0,
-        normalization=normalization,
-        percentiles=percentiles,
-        zscore_range=zscore_range,
-        window=window,
-    )
+    window_options = {
+        "normalization": normalization,
+        "percentiles": tuple(percentiles),
+        "zscore_range": tuple(zscore_range),
+        "window": tuple(window),
+    }
+    known = description.normalization == json.loads(json.dumps(window_options))
+    cache = VolumeCache(0, **window_options)  # type: ignore[arg-type]
     dicts: list[dict[str, Any]] = []
     image_id = 0
     for case in cases:
@@ -126,12 +128,8 @@ def load_dataset(
                 _annotate(case, records, values, instances, min_instance_pixels)
                 records = [r for r in records if keep_empty or r["annotations"]]
         elif min_foreground > 0:
-            volume = cache.image(records[0])
-            records = [
-                r
-                for r in records
-                if foreground_mask(volume[r["slice_index"]]).mean() >= min_foreground
-            ]
+            shares = case.foreground if known else _foreground(cache, records)
+            records = [r for r in records if shares[r["slice_index"]] >= min_foreground]
         dicts.extend(records)
     if not dicts:
         raise MrsslError(f"{name_or_path}: none of its {image_id} slices is left to use")
@@ -139,33 +137,16 @@ def load_dataset(
     return Dataset(dicts, names, description.name, values if has_labels else [])
 
 
-def _describe(name_or_path: str | Path, subject_pattern: str) -> Description:
-    path, split = parse_dataset_path(name_or_path)
-    if path.suffix == ".json" and not path.is_dir():
-        description = read_description(path, split, subject_pattern=subject_pattern)
-        name = f"{description.name}:{split}" if split else description.name
-        return Description(
-            name, description.cases, description.class_names, description.class_values
-        )
-    found = find_volumes(path, subject_pattern=subject_pattern)
-    if not found.volumes:
-        reason = "it is empty"
-        if found.refused:
-            first = found.refused[0]
-            reason = f"{len(found.refused)} files refused, the first {first.path}: {first.reason}"
-        raise MrsslError(f"{path}: no MRI volume found ({reason})")
-    if found.refused:
-        _LOG.warning(
-            "%s: %d files are not used (tools/check_data.py lists them)", path, len(found.refused)
-        )
-    return Description(path.resolve().name, [Case(v.subject, v) for v in found.volumes])
+def _foreground(cache: VolumeCache, records: Sequence[dict[str, Any]]) -> list[float]:
+    volume = cache.image(records[0])
+    return [foreground_share(volume[record["slice_index"]]) for record in records]
 
 
 def _choose_labeled(
     name_or_path: str | Path, cases: Sequence[Case], labeled: bool | None
 ) -> list[Case]:
     if labeled is False:
-        return [Case(case.name, case.source) for case in cases]
+        return [replace(case, label_file=None) for case in cases]
     if labeled is None:
         return list(cases)
     chosen = [case for case in cases if case.label_file]

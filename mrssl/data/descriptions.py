@@ -11,23 +11,28 @@ A ``split.json`` beside it maps the name of a split to the names of its cases (o
 
 from __future__ import annotations
 
-import json
+import logging
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from mrssl.data.files import read_json
 from mrssl.data.labels import ClassValues
 from mrssl.data.sources import (
     VolumeSource,
     compile_pattern,
     find_volumes,
     nifti_sources,
+    stored_source,
     subject_of_file,
 )
+from mrssl.data.store import check_index, find_index
 from mrssl.errors import MrsslError
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -38,11 +43,13 @@ class Case:
         name: what ``split.json`` calls it.
         source: the image.
         label_file: path of the label volume; None where there is none.
+        foreground: of a slice store: share of each slice that is foreground.
     """
 
     name: str
     source: VolumeSource
     label_file: str | None = None
+    foreground: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -54,18 +61,46 @@ class Description:
         cases: in the file's order.
         class_names: in the order of their label values.
         class_values: label value or values of each class.
+        normalization: of a slice store: how its ``foreground`` was normalised.
     """
 
     name: str
     cases: list[Case]
     class_names: list[str] = field(default_factory=list)
     class_values: list[ClassValues] = field(default_factory=list)
+    normalization: dict[str, Any] = field(default_factory=dict)
 
 
 def parse_dataset_path(name_or_path: str | Path) -> tuple[Path, str]:
     """Split ``.../dataset.json:train`` into the path and the split ("" for none)."""
     match = re.fullmatch(r"(.+\.json):([^:/\\]+)", str(name_or_path))
     return (Path(match.group(1)), match.group(2)) if match else (Path(name_or_path), "")
+
+
+def describe(name_or_path: str | Path, *, subject_pattern: str = "") -> Description:
+    """What a folder of scans, a slice store or a ``dataset.json[:split]`` holds.
+
+    Raises:
+        MrsslError: nothing usable there; one line that names the file and the fault.
+    """
+    path, split = parse_dataset_path(name_or_path)
+    index = find_index(path) if path.is_dir() else None
+    if index is not None or (path.suffix == ".json" and not path.is_dir()):
+        description = read_description(index or path, split, subject_pattern=subject_pattern)
+        name = f"{description.name}:{split}" if split else description.name
+        return replace(description, name=name)
+    found = find_volumes(path, subject_pattern=subject_pattern)
+    if not found.volumes:
+        reason = "it is empty"
+        if found.refused:
+            first = found.refused[0]
+            reason = f"{len(found.refused)} files refused, the first {first.path}: {first.reason}"
+        raise MrsslError(f"{path}: no MRI volume found ({reason})")
+    if found.refused:
+        _LOG.warning(
+            "%s: %d files are not used (tools/check_data.py lists them)", path, len(found.refused)
+        )
+    return Description(path.resolve().name, [Case(v.subject, v) for v in found.volumes])
 
 
 def read_description(path: Path, split: str = "", *, subject_pattern: str = "") -> Description:
@@ -78,7 +113,10 @@ def read_description(path: Path, split: str = "", *, subject_pattern: str = "") 
     content = read_json(path)
     subject_pattern = str(content.get("subject_pattern", "")) or subject_pattern
     names, values = _classes(path, content.get("labels", {}))
-    if "folder" in content:
+    if "mrssl_store" in content:
+        check_index(path, content)
+        cases = _stored_cases(path, content)
+    elif "folder" in content:
         cases = _folder_cases(path, content, subject_pattern)
     elif "training" in content:
         cases = _listed_cases(path, content, subject_pattern)
@@ -88,24 +126,13 @@ def read_description(path: Path, split: str = "", *, subject_pattern: str = "") 
         cases = _of_split(path.parent / "split.json", split, cases)
     if not cases:
         raise MrsslError(f"{path}: describes no volume")
-    return Description(str(content.get("name") or path.parent.name), cases, names, values)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file that holds an object.
-
-    Raises:
-        MrsslError: missing, not JSON, or not an object.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise MrsslError(f"{path}: no such file") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise MrsslError(f"{path}: not readable JSON ({' '.join(str(error).split())})") from error
-    if not isinstance(content, dict):
-        raise MrsslError(f"{path}: a JSON object is needed, not a {type(content).__name__}")
-    return content
+    return Description(
+        str(content.get("name") or path.parent.name),
+        cases,
+        names,
+        values,
+        content.get("normalization", {}) if "mrssl_store" in content else {},
+    )
 
 
 def _classes(path: Path, labels: Any) -> tuple[list[str], list[ClassValues]]:
@@ -179,6 +206,15 @@ def _case(image: Path, label: Path | None, pattern: str, *, series: str = "") ->
     if label is not None and not label.exists():
         raise MrsslError(f"{label}: no such file")
     return Case(subject_of_file(image), source, None if label is None else str(label))
+
+
+def _stored_cases(path: Path, content: Mapping[str, Any]) -> list[Case]:
+    cases = []
+    for entry in content["volumes"]:
+        source = stored_source(str(path.parent / "volumes" / f"{entry['key']}.npy"), entry)
+        label = str(path.parent / "labels" / f"{entry['key']}.npy") if entry["label"] else None
+        cases.append(Case(entry["case"], source, label, tuple(entry["foreground"])))
+    return cases
 
 
 def _folder_cases(path: Path, content: Mapping[str, Any], pattern: str) -> list[Case]:
@@ -267,8 +303,8 @@ def _kind(split: str) -> str:
 __all__ = [
     "Case",
     "Description",
+    "describe",
     "parse_dataset_path",
     "read_description",
-    "read_json",
     "selected",
 ]

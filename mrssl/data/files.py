@@ -1,11 +1,13 @@
-"""Outputs that are there whole or not at all."""
+"""Outputs that are there whole or not at all, and JSON that is what it should be."""
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from mrssl.errors import MrsslError
 
@@ -30,4 +32,21 @@ def written_whole(path: str | Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-__all__ = ["written_whole"]
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file that holds an object.
+
+    Raises:
+        MrsslError: missing, not JSON, or not an object.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise MrsslError(f"{path}: no such file") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise MrsslError(f"{path}: not readable JSON ({' '.join(str(error).split())})") from error
+    if not isinstance(content, dict):
+        raise MrsslError(f"{path}: a JSON object is needed, not a {type(content).__name__}")
+    return content
+
+
+__all__ = ["read_json", "written_whole"]

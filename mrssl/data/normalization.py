@@ -118,6 +118,11 @@ def foreground_mask(image: np.ndarray) -> np.ndarray:
     return mask.view(np.bool_)
 
 
+def foreground_share(image: np.ndarray) -> float:
+    """Share of a normalised slice's pixels that :func:`foreground_mask` finds, in 0..1."""
+    return float(foreground_mask(image).mean())
+
+
 _KERNEL_3 = np.ones((3, 3), np.uint8)
 _KERNEL_7 = np.ones((7, 7), np.uint8)
 
@@ -132,6 +137,7 @@ def _sample(array: np.ndarray) -> np.ndarray:
 __all__ = [
     "NORMALIZATIONS",
     "foreground_mask",
+    "foreground_share",
     "foreground_threshold",
     "intensity_window",
     "normalize",

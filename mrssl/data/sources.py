@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from mrssl.data.dicom_headers import DicomError
 from mrssl.data.dicom_pixels import read_slices
 from mrssl.data.dicom_series import DicomVolume, scan_files, scan_path
 from mrssl.data.nifti import NIFTI_SUFFIXES, is_nifti, read_nifti, read_nifti_header
+from mrssl.data.store import is_stored, read_stored, stored_entry
 from mrssl.errors import MrsslError
 from mrssl.structures.volume import Volume, affine_spacing, resolve_slice_axis
 
@@ -30,7 +32,7 @@ class VolumeSource:
     Attributes:
         path: the file, or the folder whose files are the slices.
         series: which volume of it; "" where it holds only one.
-        format: "nifti" or "dicom".
+        format: "nifti", "dicom" or "store".
         shape: (D, H, W) as :func:`read_volume` gives it.
         affine: (4, 4) float64, voxel to RAS+ mm, as :func:`read_volume` gives it.
         subject: never a name: a digest of PatientID for DICOM, from the file name otherwise.
@@ -115,8 +117,8 @@ def read_volume(path: str | Path, *, series: str = "", index: int | None = None)
     :meth:`Volume.take_slices` makes either ready for display.
 
     Args:
-        path: a NIfTI file, a DICOM file, or a folder of DICOM files (searched with its
-            sub-folders if it holds none itself).
+        path: a NIfTI file, a DICOM file, an array of a slice store, or a folder of DICOM files
+            (searched with its sub-folders if it holds none itself).
         series: which volume, where there are several: :attr:`VolumeSource.series`.
         index: which volume of a 4-D NIfTI file; the same as ``series=str(index)``.
 
@@ -124,6 +126,8 @@ def read_volume(path: str | Path, *, series: str = "", index: int | None = None)
         MrsslError: nothing readable there, or an ambiguous or unknown ``series``.
     """
     path = Path(path)
+    if is_stored(path):
+        return read_stored(path)
     if is_nifti(path) and not path.is_dir():
         if index is None and series:
             index = _series_index(path, series)
@@ -147,6 +151,21 @@ def nifti_sources(path: str) -> list[VolumeSource]:
     ]
 
 
+def stored_source(path: str, entry: dict[str, Any]) -> VolumeSource:
+    """An array of a slice store, by its entry in the index."""
+    depth, height, width = entry["shape"]
+    return VolumeSource(
+        path,
+        "",
+        "store",
+        (depth, height, width),
+        np.array(entry["affine"], np.float64),
+        entry["subject"],
+        entry["tags"],
+        tuple(entry["faults"]),
+    )
+
+
 def subject_of_file(path: str | Path) -> str:
     """The subject a file name speaks of: BIDS ``sub-...``, else the name without channel."""
     name = Path(path).name
@@ -159,8 +178,8 @@ def subject_of_file(path: str | Path) -> str:
 
 
 def volume_slice_axis(source: VolumeSource, axis: str) -> str:
-    """The slice axis of a volume, "auto" resolved: DICOM keeps the slices that the scanner made."""
-    if axis == "auto" and source.format == "dicom":
+    """The slice axis of a volume, "auto" resolved: DICOM keeps the scanner's, a store its own."""
+    if axis == "auto" and source.format in ("dicom", "store"):
         return "D"
     return resolve_slice_axis(axis, source.shape, source.spacing)
 
@@ -171,6 +190,8 @@ def label_source(path: str) -> VolumeSource:
     Raises:
         MrsslError: not exactly one.
     """
+    if is_stored(path):
+        return stored_source(path, stored_entry(path))
     found = find_volumes(path)
     if len(found.volumes) != 1:
         reason = found.refused[0].reason if found.refused else "not a single volume"
@@ -268,6 +289,7 @@ __all__ = [
     "label_source",
     "nifti_sources",
     "read_volume",
+    "stored_source",
     "subject_of_file",
     "volume_slice_axis",
 ]

@@ -1,0 +1,245 @@
+"""Fill a slice store: every volume once, in parallel, and resumable after any interruption."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from mrssl.data.descriptions import Case, Description, describe, parse_dataset_path
+from mrssl.data.files import read_json, written_whole
+from mrssl.data.labels import align_label
+from mrssl.data.normalization import foreground_share, intensity_window, normalize
+from mrssl.data.sources import read_volume, volume_slice_axis
+from mrssl.data.store import (
+    INDEX_NAME,
+    STORE_VERSION,
+    check_index,
+    exact_type,
+    find_index,
+    index_digest,
+    save_array,
+)
+from mrssl.errors import MrsslError
+
+#: Folder of what is done so far: one JSON a volume, gone once the index is written.
+_DONE = "entries"
+
+
+@dataclass(frozen=True)
+class PrepareReport:
+    """What :func:`prepare_store` did.
+
+    Attributes:
+        written: volumes converted now.
+        kept: volumes that an earlier run had converted.
+        refused: (source, reason) of volumes that could not be read; they are not in the store.
+    """
+
+    written: int = 0
+    kept: int = 0
+    refused: list[tuple[str, str]] = field(default_factory=list)
+
+
+def prepare_store(
+    source: str | Path,
+    output: str | Path,
+    *,
+    workers: int = 1,
+    slice_axis: str = "auto",
+    subject_pattern: str = "",
+    normalization: str = "percentile",
+    percentiles: Sequence[float] = (0.5, 99.5),
+    zscore_range: Sequence[float] = (-3.0, 3.0),
+    window: Sequence[float] = (0.0, 1.0),
+    progress: Callable[[Iterable[Any], int], Iterator[Any]] = lambda items, total: iter(items),
+) -> PrepareReport:
+    """Convert what ``DATASETS.TRAIN`` would read from ``source`` into a slice store.
+
+    Interrupted at any moment and started again, it goes on where it was, and ends with the same
+    files. Intensities are stored raw: the normalisation only decides which statistics the index
+    holds, and another one can still be used in training.
+
+    Args:
+        source: a folder of scans, or ``dataset.json[:split]``; without a split, its ``split.json``
+            is copied.
+        output: folder of the store: new, empty, or of an earlier run.
+        workers: processes.
+        slice_axis: as ``MRSSL.DATA.SLICE_AXIS``; so are the arguments that follow.
+        subject_pattern: see there.
+        normalization: see there.
+        percentiles: see there.
+        zscore_range: see there.
+        window: see there.
+        progress: wraps an iterable of a known length, to show how far it is.
+
+    Raises:
+        MrsslError: nothing usable in ``source``; an ``output`` that is something else, a store of
+            another version, or cannot be written.
+    """
+    output = Path(output)
+    description = describe(source, subject_pattern=subject_pattern)
+    options = {
+        "normalization": normalization,
+        "percentiles": list(percentiles),
+        "zscore_range": list(zscore_range),
+        "window": list(window),
+    }
+    _check_output(output)
+    path, split = parse_dataset_path(source)
+    root = path if path.is_dir() else path.parent
+    tasks = {_key(case, root, slice_axis, options): case for case in description.cases}
+    try:
+        for name in ("volumes", "labels", _DONE):
+            (output / name).mkdir(parents=True, exist_ok=True)
+        _unpack_index(output)
+        waiting = {key: case for key, case in tasks.items() if not _is_done(output, key)}
+        convert = partial(_convert, output=output, slice_axis=slice_axis, options=options)
+        refused = []
+        for key, reason in progress(_run(convert, waiting, workers), len(waiting)):
+            if reason:
+                refused.append((waiting[key].source.path, reason))
+        _finish(output, description, list(tasks), options)
+        if (root / "split.json").is_file() and not split:
+            with written_whole(output / "split.json") as temporary:
+                shutil.copyfile(root / "split.json", temporary)
+    except OSError as error:
+        raise MrsslError(f"{output}: can't be written ({error.strerror or error})") from error
+    written = len(waiting) - len(refused)
+    return PrepareReport(written, len(tasks) - len(waiting), refused)
+
+
+def _check_output(output: Path) -> None:
+    if output.exists() and not output.is_dir():
+        raise MrsslError(f"{output}: is a file; a folder for the store is needed")
+    if not output.is_dir() or not any(output.iterdir()):
+        return
+    index = find_index(output)
+    if index is not None:
+        check_index(index, read_json(index))
+    elif not (output / _DONE).is_dir():
+        raise MrsslError(f"{output}: is neither empty nor a slice store")
+
+
+def _key(case: Case, root: Path, slice_axis: str, options: dict[str, Any]) -> str:
+    """Names a volume and how it is converted; no path, and so no name, can be read from it."""
+    source = case.source
+    parts = [
+        os.path.relpath(source.path, root),
+        source.series,
+        list(source.shape),
+        slice_axis,
+        options,
+        case.label_file and os.path.relpath(case.label_file, root),
+        STORE_VERSION,
+    ]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+
+
+def _unpack_index(output: Path) -> None:
+    """Take a finished store apart again, so that volumes may be added to it."""
+    index = output / INDEX_NAME
+    if index.is_file():
+        for entry in read_json(index)["volumes"]:
+            _write_entry(output, entry)
+
+
+def _is_done(output: Path, key: str) -> bool:
+    entry, array = output / _DONE / f"{key}.json", output / "volumes" / f"{key}.npy"
+    return entry.is_file() and array.is_file()
+
+
+def _run(
+    convert: Callable[[str, Case], tuple[str, str]], waiting: dict[str, Case], workers: int
+) -> Iterator[tuple[str, str]]:
+    if workers <= 1:
+        for key, case in waiting.items():
+            yield convert(key, case)
+        return
+    context = multiprocessing.get_context("spawn")  # forking a process with threads may hang
+    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+        futures = [pool.submit(convert, key, case) for key, case in waiting.items()]
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _convert(
+    key: str, case: Case, *, output: Path, slice_axis: str, options: dict[str, Any]
+) -> tuple[str, str]:
+    """Write one volume, its label, and last its entry; returns the key and why it was refused."""
+    source = case.source
+    try:
+        raw = read_volume(source.path, series=source.series)
+        volume = raw.take_slices(volume_slice_axis(source, slice_axis))
+        label = None
+        if case.label_file:
+            label = align_label(read_volume(case.label_file), volume.affine, volume.shape)
+    except MrsslError as error:
+        return key, str(error)
+    method = {"method": options["normalization"]}
+    limits = {name: value for name, value in options.items() if name != "normalization"}
+    low, high = intensity_window(volume.array, **method, **limits)
+    entry = {
+        "key": key,
+        "case": case.name,
+        "shape": list(volume.shape),
+        "affine": volume.affine.tolist(),
+        "subject": source.subject,
+        "tags": source.tags,
+        "faults": list(source.faults),
+        "label": label is not None,
+        "window": [low, high],
+        "foreground": [foreground_share(normalize(image, low, high)) for image in volume.array],
+    }
+    save_array(exact_type(volume.array), output / "volumes" / f"{key}.npy")
+    if label is not None:
+        save_array(exact_type(label), output / "labels" / f"{key}.npy")
+    _write_entry(output, entry)
+    return key, ""
+
+
+def _write_entry(output: Path, entry: dict[str, Any]) -> None:
+    with written_whole(output / _DONE / f"{entry['key']}.json") as temporary:
+        temporary.write_text(json.dumps(entry), encoding="utf-8")
+
+
+def _finish(
+    output: Path, description: Description, keys: list[str], options: dict[str, Any]
+) -> None:
+    """Write the index, and clear away what is no part of the store."""
+    done = [key for key in keys if _is_done(output, key)]
+    if not done:
+        raise MrsslError(f"{output}: no volume could be read")
+    content: dict[str, Any] = {
+        "mrssl_store": STORE_VERSION,
+        "name": description.name,
+        "labels": {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in zip(description.class_names, description.class_values, strict=True)
+        },
+        "normalization": options,
+        "volumes": [read_json(output / _DONE / f"{key}.json") for key in done],
+    }
+    content["digest"] = index_digest(content)
+    with written_whole(output / INDEX_NAME) as temporary:
+        temporary.write_text(json.dumps(content) + "\n", encoding="utf-8")
+    labeled = {entry["key"] for entry in content["volumes"] if entry["label"]}
+    for folder, wanted in (("volumes", set(done)), ("labels", labeled)):
+        for path in (output / folder).iterdir():
+            if path.stem not in wanted or path.name.startswith("."):
+                path.unlink()
+    shutil.rmtree(output / _DONE)
+
+
+__all__ = ["PrepareReport", "prepare_store"]

@@ -1,0 +1,188 @@
+"""The slice store: volumes decoded once, uncompressed, and memory-mapped at training time.
+
+A folder with ``dataset.json`` (the index) and one ``.npy`` a volume, slices first, in the display
+convention, in the smallest type that holds its intensities exactly. So samples from the store are
+those from its source, bit for bit. The index carries a digest of itself, and its version.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import OrderedDict
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mrssl.data.files import read_json
+from mrssl.data.normalization import normalize
+from mrssl.errors import MrsslError
+from mrssl.structures.volume import Volume
+
+INDEX_NAME = "dataset.json"
+STORE_VERSION = 1
+#: Memory maps kept open by a process.
+_MAX_OPEN = 64
+_EXACT_TYPES = (np.uint8, np.int16, np.uint16, np.int32)
+
+
+class StoredVolume:
+    """A normalised volume whose slices are read when they are indexed.
+
+    Behaves as the (D, H, W) float32 array that it stands for, as far as ``len``, ``shape`` and
+    indexing go; what an index gives is a new array.
+
+    Args:
+        array: (D, H, W) raw intensities, memory-mapped.
+        low: raw intensity that becomes 0.
+        high: raw intensity that becomes 1.
+    """
+
+    ndim = 3
+    dtype = np.dtype(np.float32)
+
+    def __init__(self, array: np.ndarray, low: float, high: float) -> None:
+        self._array, self._low, self._high = array, low, high
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(D, H, W)."""
+        return self._array.shape
+
+    def __len__(self) -> int:
+        return len(self._array)
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        values = self._array[index]
+        return normalize(values.astype(np.float32, copy=False), self._low, self._high)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return self[:].astype(dtype or np.float32, copy=False)
+
+
+def is_stored(path: str | Path) -> bool:
+    """Whether a file name is that of an array in a store."""
+    return str(path).endswith(".npy")
+
+
+def find_index(folder: str | Path) -> Path | None:
+    """The index of ``folder``, if that is a store."""
+    index = Path(folder) / INDEX_NAME
+    if index.is_file() and "mrssl_store" in read_json(index):
+        return index
+    return None
+
+
+def index_digest(content: Mapping[str, Any]) -> str:
+    """SHA-256 of an index without its own digest."""
+    rest = {key: value for key, value in content.items() if key != "digest"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def check_index(path: Path, content: Mapping[str, Any]) -> None:
+    """Raise :class:`MrsslError` for an index of another version, or one that was damaged."""
+    version = content.get("mrssl_store")
+    if version != STORE_VERSION:
+        raise MrsslError(
+            f"{path}: a slice store of version {version!r}; this mrssl reads {STORE_VERSION}: "
+            "prepare it again"
+        )
+    if content.get("digest") != index_digest(content):
+        raise MrsslError(f"{path}: the index of the slice store is damaged: prepare it again")
+
+
+def stored_entry(path: str | Path) -> dict[str, Any]:
+    """The index's entry for an array in a store.
+
+    Raises:
+        MrsslError: no index, a damaged one, or one that does not know the array.
+    """
+    path = Path(path)
+    index = path.parent.parent / INDEX_NAME
+    try:
+        stat = index.stat()
+    except OSError as error:
+        raise MrsslError(f"{index}: no such file, though {path.name} lies in a store") from error
+    entry = _entries(str(index), stat.st_mtime_ns, stat.st_size).get(path.stem)
+    if entry is None:
+        raise MrsslError(f"{path}: not in the index {index}")
+    return entry
+
+
+@lru_cache(maxsize=8)
+def _entries(index: str, mtime: int, size: int) -> dict[str, dict[str, Any]]:
+    content = read_json(Path(index))
+    check_index(Path(index), content)
+    shared = {"normalization": content["normalization"]}
+    return {entry["key"]: entry | shared for entry in content["volumes"]}
+
+
+def open_array(path: str | Path) -> np.ndarray:
+    """An array of a store, memory-mapped; a bounded number of maps is kept open.
+
+    Raises:
+        MrsslError: missing or damaged.
+    """
+    key = str(path)
+    array = _OPEN.pop(key, None)
+    if array is None:
+        try:
+            array = np.load(key, mmap_mode="r", allow_pickle=False)
+        except FileNotFoundError as error:
+            raise MrsslError(f"{path}: no such file") from error
+        except (OSError, ValueError, EOFError) as error:
+            raise MrsslError(f"{path}: damaged: prepare the store again") from error
+        if list(array.shape) != stored_entry(path)["shape"]:
+            raise MrsslError(f"{path}: not the array of the index: prepare the store again")
+    _OPEN[key] = array
+    while len(_OPEN) > _MAX_OPEN:
+        _OPEN.popitem(last=False)
+    return array
+
+
+#: Path -> memory map, least recently used first.
+_OPEN: OrderedDict[str, np.ndarray] = OrderedDict()
+
+
+def read_stored(path: str | Path) -> Volume:
+    """Raw intensities and affine of an image or label in a store; slices along D."""
+    entry = stored_entry(path)
+    return Volume(open_array(path), np.array(entry["affine"], np.float64))
+
+
+def exact_type(array: np.ndarray) -> np.ndarray:
+    """The same values in the smallest type that holds them exactly; float32 if none does."""
+    low, high = float(array.min()), float(array.max())
+    for dtype in _EXACT_TYPES:
+        limits = np.iinfo(dtype)
+        if limits.min <= low and high <= limits.max:
+            smaller = array.astype(dtype)
+            return smaller if np.array_equal(smaller, array) else array
+    return array
+
+
+def save_array(array: np.ndarray, path: Path) -> None:
+    """Write ``array`` to ``path`` as ``.npy``, whole or not at all."""
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.npy")
+    np.save(temporary, array, allow_pickle=False)
+    os.replace(temporary, path)
+
+
+__all__ = [
+    "INDEX_NAME",
+    "STORE_VERSION",
+    "StoredVolume",
+    "check_index",
+    "exact_type",
+    "find_index",
+    "index_digest",
+    "is_stored",
+    "open_array",
+    "read_stored",
+    "save_array",
+    "stored_entry",
+]

@@ -1,0 +1,224 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import prepare_data as tool
+from mrssl.data import Dataset, VolumeCache, load_dataset, read_volume
+from mrssl.data.preparing import prepare_store
+from mrssl.data.store import exact_type
+from mrssl.errors import MrsslError
+
+
+@pytest.fixture
+def store(labeled_set: Path, tmp_path: Path) -> Path:
+    prepare_store(labeled_set, tmp_path / "store")
+    return tmp_path / "store"
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def assert_same_samples(a: Dataset, b: Dataset, **options: object) -> None:
+    cache_a, cache_b = VolumeCache(**options), VolumeCache(**options)  # type: ignore[arg-type]
+    assert len(a.dicts) == len(b.dicts)
+    for first, second in zip(a.dicts, b.dicts, strict=True):
+        for key in ("image_id", "slice_index", "height", "width", "subject_id", "num_slices"):
+            assert first[key] == second[key]
+        np.testing.assert_allclose(first["spacing"], second["spacing"], rtol=1e-6)
+        index = np.array([first["slice_index"]] * 3)
+        stored = cache_b.image(second)[index]
+        assert stored.dtype == np.float32
+        assert np.array_equal(cache_a.image(first)[index], stored)
+        if "label_file" in first:
+            label = cache_b.label(second)[index]
+            assert np.array_equal(cache_a.label(first)[index], label)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"percentiles": (5, 95)}, {"normalization": "zscore"}, {"normalization": "window"}],
+)
+def test_store_and_source_give_the_same_samples(
+    labeled_set: Path, store: Path, options: dict
+) -> None:
+    assert_same_samples(load_dataset(labeled_set), load_dataset(store), **options)
+
+
+def test_splits_labels_and_foreground_come_along(labeled_set: Path, store: Path) -> None:
+    source = load_dataset(f"{labeled_set}:test", with_annotations=True)
+    stored = load_dataset(f"{store / 'dataset.json'}:test", with_annotations=True)
+    assert stored.class_names == source.class_names
+    assert stored.class_values == source.class_values
+    assert [d["annotations"] for d in stored.dicts] == [d["annotations"] for d in source.dicts]
+    for percentiles in ((0.5, 99.5), (1, 99)):  # from the index, and measured
+        options = {"labeled": False, "min_foreground": 0.9, "percentiles": percentiles}
+        assert [d["image_id"] for d in load_dataset(store, **options).dicts] == [
+            d["image_id"] for d in load_dataset(labeled_set, **options).dicts
+        ]
+
+
+def test_dicom_and_several_volumes(write_series: Callable, tmp_path: Path) -> None:
+    for echo in (10.0, 20.0):
+        array = np.random.default_rng(int(echo)).integers(-50, 900, (5, 16, 18)).astype(np.int16)
+        folder = write_series(array, prefix=f"{echo}-", EchoTime=echo, RescaleSlope=0.37)
+    prepare_store(folder, tmp_path / "store")
+    assert_same_samples(load_dataset(folder), load_dataset(tmp_path / "store"))
+    record = load_dataset(tmp_path / "store").dicts[0]
+    source = load_dataset(folder).dicts[0]
+    raw = read_volume(source["file_name"], series=source["series"]).take_slices("D")
+    again = read_volume(record["file_name"])
+    assert np.array_equal(again.array, raw.array)
+    assert np.array_equal(again.affine, raw.affine)
+
+
+def test_no_name_and_no_path_is_stored(write_series: Callable, tmp_path: Path) -> None:
+    array = np.random.default_rng(0).integers(0, 900, (5, 16, 18)).astype(np.int16)
+    folder = write_series(array, "Secret_Person", PatientID="Secret-Number")
+    prepare_store(folder, tmp_path / "store")
+    for name, content in contents(tmp_path / "store").items():
+        assert b"Secret" not in content.replace(b'"name": "Secret_Person"', b"")
+        assert "Secret" not in name
+
+
+def test_workers_make_no_difference(labeled_set: Path, store: Path, tmp_path: Path) -> None:
+    prepare_store(labeled_set, tmp_path / "other", workers=2)
+    assert contents(tmp_path / "other") == contents(store)
+
+
+def test_killed_and_resumed_is_as_undisturbed(
+    labeled_set: Path, store: Path, tmp_path: Path, repository_root: Path
+) -> None:
+    output = tmp_path / "killed"
+    command = [
+        sys.executable,
+        str(repository_root / "tools" / "prepare_data.py"),
+        str(labeled_set),
+        str(output),
+        "--workers=1",
+    ]
+    # Slow enough to be killed in between: each array takes a while to be written.
+    slow = tmp_path / "slow"
+    slow.mkdir()
+    (slow / "sitecustomize.py").write_text(
+        "import os, time\n"
+        "replace = os.replace\n"
+        "def slowly(*names):\n"
+        "    time.sleep(0.2)\n"
+        "    replace(*names)\n"
+        "os.replace = slowly\n"
+    )
+    path = os.pathsep.join([str(slow), str(repository_root)])
+    kills = 0
+    for number in range(3):
+        process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": path})
+        deadline = time.monotonic() + 60
+        while process.poll() is None and time.monotonic() < deadline:
+            if len(list((output / "entries").glob("[!.]*.json"))) > number:
+                time.sleep(0.3)  # in the middle of the next
+                break
+            time.sleep(0.01)
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+            kills += 1
+        process.wait()
+    assert kills
+    report = prepare_store(labeled_set, output)
+    assert report.kept
+    assert contents(output) == contents(store)
+
+
+def test_another_version_or_a_damaged_index_is_refused(labeled_set: Path, store: Path) -> None:
+    index = store / "dataset.json"
+    good = index.read_text()
+    for text, message in [
+        (json.dumps({**json.loads(good), "mrssl_store": 99}), "version 99"),
+        (good.replace("case_1", "case_X"), "index of the slice store is damaged"),
+        (good[:-40], "not readable JSON"),
+    ]:
+        index.write_text(text)
+        for attempt in (load_dataset, lambda path: prepare_store(labeled_set, path)):
+            with pytest.raises(MrsslError, match=r"dataset\.json: .*" + message) as caught:
+                attempt(store)
+            assert "\n" not in str(caught.value)
+
+
+def test_a_damaged_array_is_named(store: Path) -> None:
+    record = load_dataset(store).dicts[0]
+    path = Path(record["file_name"])
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(MrsslError, match=path.name):
+        VolumeCache().image(record)
+    path.unlink()
+    with pytest.raises(MrsslError, match=path.name):
+        VolumeCache().image(record)
+
+
+def test_what_cannot_be_read_is_reported_and_left_out(
+    labeled_set: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = labeled_set.parent / "imagesTr" / "case_1.nii.gz"
+    path.write_bytes(path.read_bytes()[:-30])
+    assert tool.main([str(labeled_set), str(tmp_path / "store"), "--workers", "1"]) == 0
+    assert "refused: " in (out := capsys.readouterr().out)
+    assert "case_1.nii.gz" in out
+    assert {d["subject_id"] for d in load_dataset(tmp_path / "store").dicts} == {
+        "case_0",
+        "case_2",
+        "case_3",
+    }
+
+
+def test_other_folders_are_left_alone(labeled_set: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("precious")
+    with pytest.raises(MrsslError, match="neither empty nor a slice store"):
+        prepare_store(labeled_set, tmp_path / "mine")
+    with pytest.raises(MrsslError, match="is a file"):
+        prepare_store(labeled_set, labeled_set)
+    assert contents(tmp_path / "mine") == {"thesis.txt": b"precious"}
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype"),
+    [
+        ([0, 255], np.uint8),
+        ([-1, 255], np.int16),
+        ([0, 65535], np.uint16),
+        ([0, 2**24], np.int32),
+        ([0.5, 1], np.float32),
+        ([0, 3e9], np.float32),
+    ],
+)
+def test_arrays_take_the_smallest_exact_type(values: list[float], dtype: type) -> None:
+    array = np.array(values, np.float32)
+    stored = exact_type(array)
+    assert stored.dtype == dtype
+    assert np.array_equal(stored.astype(np.float32), array)
+
+
+def test_maps_kept_open_are_bounded(
+    labeled_set: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mrssl.data import store as module
+
+    monkeypatch.setattr(module, "_MAX_OPEN", 2)
+    cache = VolumeCache()
+    for record in load_dataset(store).dicts:
+        cache.image(record)[0]
+        assert len(module._OPEN) <= 2
+    assert cache.nbytes == 0
