@@ -96,12 +96,15 @@ def add_mrssl_config(cfg: CN) -> None:
     # -- the two branches of the pretext -----------------------------------------------------------
     node.DISTORTION_HEAD = make()
     node.DISTORTION_HEAD.IN_FEATURES = ("p2", "p4")  # the two scales: fine, context
+    # Surroundings that the branches see of a region, in cells of the restored crop on each side;
+    # without them, what was lost could only be guessed from what is left.
+    node.DISTORTION_HEAD.MARGIN = 8
     node.DISTORTION_HEAD.MAX_ROIS = 8  # positive proposals a slice that the two branches see
     node.TYPE_HEAD = make()
     node.TYPE_HEAD.CONV_DIM = 64
     node.TYPE_HEAD.LOSS_WEIGHT = 1.0
     node.RESTORATION_HEAD = make()
-    node.RESTORATION_HEAD.RESOLUTION = 56  # output pixels a side; a multiple of 4
+    node.RESTORATION_HEAD.RESOLUTION = 48  # restored pixels a side; + 2 MARGIN a multiple of 4
     node.RESTORATION_HEAD.CONV_DIM = 32
     node.RESTORATION_HEAD.NORM = "GN"
     node.RESTORATION_HEAD.L1_WEIGHT = 1.0

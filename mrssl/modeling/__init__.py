@@ -5,7 +5,7 @@ from mrssl.modeling.improved_mask_head import ImprovedMaskHead
 from mrssl.modeling.mask_loss import mask_rcnn_loss, mask_targets
 from mrssl.modeling.poolers import PyramidPooler, TwoScalePooler
 from mrssl.modeling.restoration_head import RestorationHead, restoration_loss, ssim_map
-from mrssl.modeling.roi_ops import crop_rois, paste_rois, restore_slice, select_rois
+from mrssl.modeling.roi_ops import crop_rois, expand_boxes, paste_rois, restore_slice, select_rois
 from mrssl.modeling.type_head import DistortionTypeHead, distortion_type_loss
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "TwoScalePooler",
     "crop_rois",
     "distortion_type_loss",
+    "expand_boxes",
     "mask_rcnn_loss",
     "mask_targets",
     "paste_rois",

@@ -13,8 +13,9 @@ import torch
 from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 
+from mrssl.errors import MrsslError
 from mrssl.modeling.restoration_head import RestorationHead, restoration_loss
-from mrssl.modeling.roi_ops import crop_rois, select_rois
+from mrssl.modeling.roi_ops import crop_rois, expand_boxes, select_rois
 from mrssl.modeling.type_head import DistortionTypeHead, distortion_type_loss
 from mrssl.structures import RestorationTargets
 
@@ -27,7 +28,9 @@ class DistortionBranch(nn.Module):
         strides: their strides, in input pixels.
         type_head: None leaves the branch out (an ablation).
         restoration_head: None leaves the branch out.
-        resolution: side of the pixel crops, a multiple of 4.
+        resolution: S, side of the restored crops.
+        margin: cells of surroundings that the crops show on each side besides; S + 2 margin is a
+            multiple of 4.
         max_rois: positive proposals a slice that the branches are trained on.
         type_weight, restoration_weight: weights of the two losses.
         restoration_terms: keyword arguments of
@@ -41,18 +44,25 @@ class DistortionBranch(nn.Module):
         strides: Sequence[int],
         type_head: DistortionTypeHead | None,
         restoration_head: RestorationHead | None,
-        resolution: int = 56,
+        resolution: int = 48,
+        margin: int = 8,
         max_rois: int = 8,
         type_weight: float = 1.0,
         restoration_weight: float = 1.0,
         restoration_terms: Mapping[str, float] | None = None,
     ) -> None:
         super().__init__()
+        if (resolution + 2 * margin) % 4:
+            raise MrsslError(
+                f"MRSSL.RESTORATION_HEAD.RESOLUTION {resolution} and twice "
+                f"MRSSL.DISTORTION_HEAD.MARGIN {margin} must add up to a multiple of 4"
+            )
         self.in_features = tuple(in_features)
         self.strides = tuple(strides)
         self.type_head = type_head
         self.restoration_head = restoration_head
         self.resolution = resolution
+        self.margin = margin
         self.max_rois = max_rois
         self.type_weight = type_weight
         self.restoration_weight = restoration_weight
@@ -85,7 +95,6 @@ class DistortionBranch(nn.Module):
             restoration_head = RestorationHead(
                 **inputs,
                 conv_dim=node.RESTORATION_HEAD.CONV_DIM,
-                resolution=node.RESTORATION_HEAD.RESOLUTION,
                 norm=node.RESTORATION_HEAD.NORM,
             )
         return cls(
@@ -94,6 +103,7 @@ class DistortionBranch(nn.Module):
             type_head=type_head,
             restoration_head=restoration_head,
             resolution=node.RESTORATION_HEAD.RESOLUTION,
+            margin=node.DISTORTION_HEAD.MARGIN,
             max_rois=node.DISTORTION_HEAD.MAX_ROIS,
             type_weight=node.TYPE_HEAD.LOSS_WEIGHT,
             restoration_weight=node.RESTORATION_HEAD.LOSS_WEIGHT,
@@ -107,8 +117,12 @@ class DistortionBranch(nn.Module):
     def crop(
         self, images: Tensor, features: Mapping[str, Tensor], boxes: Sequence[Tensor]
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Pixels (R, 3, S, S), fine (R, C, S/2, S/2) and context (R, C, S/4, S/4) of the boxes."""
-        side = self.resolution
+        """Pixels (R, 3, T, T), fine (R, C, T/2, T/2) and context (R, C, T/4, T/4) of the boxes.
+
+        T = S + 2 margin; the crops show the boxes and their surroundings.
+        """
+        side = self.resolution + 2 * self.margin
+        boxes = [expand_boxes(b, side / self.resolution) for b in boxes]
         fine, context = (features[name] for name in self.in_features)
         return (
             crop_rois(images, boxes, side, 1),
@@ -155,7 +169,7 @@ class DistortionBranch(nn.Module):
             ]
             distorted, clean, mask = (torch.cat(parts) for parts in zip(*pixels, strict=True))
             loss = restoration_loss(
-                self.restoration_head(*crops),
+                self._restore(crops),
                 distorted,
                 clean,
                 mask,
@@ -180,5 +194,11 @@ class DistortionBranch(nn.Module):
         if self.type_head is not None:
             types = list(self.type_head(*crops).sigmoid().split(counts))
         if self.restoration_head is not None:
-            residuals = list(self.restoration_head(*crops).float().split(counts))
+            residuals = list(self._restore(crops).float().split(counts))
         return types, residuals
+
+    def _restore(self, crops: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        """Residuals (R, S, S) of the boxes themselves, without their surroundings."""
+        assert self.restoration_head is not None
+        inside = slice(self.margin, self.margin + self.resolution)
+        return self.restoration_head(*crops)[:, inside, inside]

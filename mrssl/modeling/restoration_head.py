@@ -1,6 +1,6 @@
 """The restoration branch: what was lost in a region, as a residual on the distorted pixels.
 
-Shape letters: R ROIs, S the output's side, C channels of the pyramid.
+Shape letters: R ROIs, S the crops' side (a multiple of 4), C channels of the pyramid.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mrssl.errors import MrsslError
 from mrssl.modeling.layers import ConvNormReLU, graph_zero, upsample2
 
 
@@ -26,11 +25,7 @@ class RestorationHead(nn.Module):
         fine_channels: C of the fine pyramid level.
         context_channels: C of the context level.
         conv_dim: channels at S/2; the full resolution has half as many.
-        resolution: S, a multiple of 4.
         norm: "", "BN" or "GN".
-
-    Raises:
-        MrsslError: a resolution that is no multiple of 4.
     """
 
     def __init__(
@@ -40,15 +35,9 @@ class RestorationHead(nn.Module):
         fine_channels: int,
         context_channels: int,
         conv_dim: int = 32,
-        resolution: int = 56,
         norm: str = "GN",
     ) -> None:
         super().__init__()
-        if resolution % 4:
-            raise MrsslError(
-                f"MRSSL.RESTORATION_HEAD.RESOLUTION must be a multiple of 4, not {resolution}"
-            )
-        self.resolution = resolution
         thin = conv_dim // 2
         self.down1 = ConvNormReLU(pixel_channels, thin, norm=norm)
         self.down2 = ConvNormReLU(thin, conv_dim, stride=2, norm=norm)

@@ -32,6 +32,13 @@ def crop_rois(maps: Tensor, boxes: Sequence[Tensor], size: int, stride: float) -
     return crops.to(maps.dtype)
 
 
+def expand_boxes(boxes: Tensor, factor: float) -> Tensor:
+    """Boxes (R, 4), XYXY, about their own centres ``factor`` times as wide and high."""
+    centre = (boxes[:, :2] + boxes[:, 2:]) / 2
+    half = (boxes[:, 2:] - boxes[:, :2]) * (factor / 2)
+    return torch.cat([centre - half, centre + half], dim=1)
+
+
 def select_rois(region: Tensor, limit: int) -> Tensor:
     """At most ``limit`` proposals, shared out evenly among the regions they belong to.
 

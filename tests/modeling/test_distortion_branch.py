@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from mrssl.config import load_cfg
+from mrssl.errors import MrsslError
 from mrssl.modeling import DistortionBranch, distortion_type_loss, restoration_loss
 from mrssl.structures import RestorationTargets
 
@@ -12,7 +13,11 @@ STRIDES = {"p2": 4, "p4": 16}
 
 def build(*overrides):
     return DistortionBranch.from_config(
-        load_cfg(None, ["MRSSL.RESTORATION_HEAD.RESOLUTION", "16", *map(str, overrides)]),
+        load_cfg(
+            None,
+            ["MRSSL.RESTORATION_HEAD.RESOLUTION", "16", "MRSSL.DISTORTION_HEAD.MARGIN", "4"]
+            + list(map(str, overrides)),
+        ),
         channels=4,
         strides=STRIDES,
         num_types=5,
@@ -44,12 +49,13 @@ def test_losses_are_the_parts_put_together(batch, fill):
     images, features, boxes, targets, types = batch
     losses = branch.losses(*batch)
     crops = branch.crop(images, features, boxes)
-    assert [c.shape[1:] for c in crops] == [(3, 16, 16), (4, 8, 8), (4, 4, 4)]
+    assert [c.shape[1:] for c in crops] == [(3, 24, 24), (4, 12, 12), (4, 6, 6)]
     expected = 0.5 * distortion_type_loss(branch.type_head(*crops), torch.cat(types))
     torch.testing.assert_close(losses["loss_type"], expected)
     pixels = [t.crop_and_resize(b, 16) for t, b in zip(targets, boxes, strict=True)]
     distorted, clean, mask = (torch.cat(part) for part in zip(*pixels, strict=True))
-    expected = restoration_loss(branch.restoration_head(*crops), distorted, clean, mask)
+    inside = branch.restoration_head(*crops)[:, 4:-4, 4:-4]
+    expected = restoration_loss(inside, distorted, clean, mask)
     torch.testing.assert_close(losses["loss_restoration"], 2 * expected)
 
 
@@ -133,3 +139,19 @@ def test_boxes_get_no_gradient(batch, fill):
     sum(branch.losses(images, features, boxes, targets, types).values()).backward()
     assert all(b.grad is None for b in boxes)
     assert all(level.grad.any() for level in features.values())
+
+
+def test_a_crop_that_cannot_be_halved_twice():
+    with pytest.raises(MrsslError, match="RESOLUTION 18 and twice.*MARGIN 4 must add up"):
+        build("MRSSL.RESTORATION_HEAD.RESOLUTION", 18)
+
+
+def test_the_residual_is_of_the_box_and_sees_its_surroundings(batch, fill):
+    branch = fill(build())
+    images, features, boxes, _, _ = batch
+    _, before = branch(images, features, boxes)
+    assert [r.shape[1:] for r in before] == [(16, 16)] * 2
+    outside = images.clone()
+    outside[0, :, 31:] += 1.0  # below the first box, within its margin of 26 / 16 x 4 pixels
+    _, after = branch(outside, features, boxes)
+    assert not torch.equal(after[0][0], before[0][0])

@@ -6,14 +6,13 @@ import torch
 from scipy.ndimage import correlate
 from torch.nn import functional as F
 
-from mrssl.errors import MrsslError
 from mrssl.evaluation.metrics import ssim_map as gaussian_ssim_map
 from mrssl.modeling import RestorationHead, restoration_loss, ssim_map
 
 
 def build(**options):
     widths = {"pixel_channels": 3, "fine_channels": 4, "context_channels": 5, "conv_dim": 8}
-    return RestorationHead(**{**widths, "resolution": 16, **options})
+    return RestorationHead(**{**widths, **options})
 
 
 def inputs(wave, rois=2):
@@ -59,11 +58,6 @@ def test_no_rois(wave, norm, assert_zero_in_graph):
     nothing = torch.zeros(0, 16, 16)
     assert residual.shape == nothing.shape
     assert_zero_in_graph(restoration_loss(residual, nothing, nothing, nothing), head)
-
-
-def test_a_resolution_that_cannot_be_halved_twice():
-    with pytest.raises(MrsslError, match=r"RESOLUTION must be a multiple of 4, not 54"):
-        build(resolution=54)
 
 
 def uniform_ssim(a: np.ndarray, b: np.ndarray, window: int) -> np.ndarray:
