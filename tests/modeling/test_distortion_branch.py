@@ -12,12 +12,9 @@ STRIDES = {"p2": 4, "p4": 16}
 
 
 def build(*overrides):
+    small = ("MRSSL.RESTORATION_HEAD.RESOLUTION", 16, "MRSSL.DISTORTION_HEAD.MARGIN", 4)
     return DistortionBranch.from_config(
-        load_cfg(
-            None,
-            ["MRSSL.RESTORATION_HEAD.RESOLUTION", "16", "MRSSL.DISTORTION_HEAD.MARGIN", "4"]
-            + list(map(str, overrides)),
-        ),
+        load_cfg(None, [str(word) for word in (*small, *overrides)]),
         channels=4,
         strides=STRIDES,
         num_types=5,
@@ -142,7 +139,7 @@ def test_boxes_get_no_gradient(batch, fill):
 
 
 def test_a_crop_that_cannot_be_halved_twice():
-    with pytest.raises(MrsslError, match="RESOLUTION 18 and twice.*MARGIN 4 must add up"):
+    with pytest.raises(MrsslError, match=r"RESOLUTION 18 and twice.*MARGIN 4 must add up"):
         build("MRSSL.RESTORATION_HEAD.RESOLUTION", 18)
 
 
