@@ -1,6 +1,21 @@
 """What flows through the pipeline: volumes, and the targets that restoration needs."""
 
-from mrssl.structures.restoration_targets import RestorationTargets
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from mrssl.structures.volume import Volume
 
+if TYPE_CHECKING:
+    from mrssl.structures.restoration_targets import RestorationTargets
+
 __all__ = ["RestorationTargets", "Volume"]
+
+
+def __getattr__(name: str) -> Any:
+    # Reading and checking scans needs no torch, whose import takes seconds: it waits until asked.
+    if name == "RestorationTargets":
+        from mrssl.structures.restoration_targets import RestorationTargets
+
+        return RestorationTargets
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
