@@ -1,0 +1,165 @@
+"""What a user gets wrong: one line that names the file or key, and nothing half-written."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pydicom
+import pytest
+
+import train_net
+from mrssl.errors import MrsslError
+
+PRETRAIN = "configs/quick_schedules/pretrain_R_18_FPN.yaml"
+FINETUNE = "configs/quick_schedules/finetune_R_18_FPN.yaml"
+
+
+@pytest.fixture
+def attempt(repository_root: Path, tmp_path: Path):
+    """Run tools/train_net.py in this process; returns the error's text."""
+
+    def run(*overrides: object, config: str = PRETRAIN, flags: tuple[str, ...] = ()) -> str:
+        output = tmp_path / "output"
+        with pytest.raises(MrsslError) as caught:
+            train_net.main(
+                ["--engine", "torchvision", "--config-file", str(repository_root / config), *flags,
+                 "MODEL.DEVICE", "cpu", "OUTPUT_DIR", str(output), *map(str, overrides)]
+            )  # fmt: skip
+        text = str(caught.value)
+        assert "\n" not in text
+        assert not list(output.rglob("*.pth"))
+        assert not list(output.rglob("*.part"))
+        return text
+
+    return run
+
+
+def train_on(path: object) -> tuple[str, str]:
+    return "DATASETS.TRAIN", f"('{path}',)"
+
+
+def test_an_empty_folder(attempt, tmp_path: Path) -> None:
+    empty = tmp_path / "scans"
+    empty.mkdir()
+    assert "scans: no MRI volume found" in attempt(*train_on(empty))
+
+
+def test_a_missing_folder(attempt, tmp_path: Path) -> None:
+    assert "nowhere" in attempt(*train_on(tmp_path / "nowhere"))
+
+
+def test_a_text_file_called_nifti(attempt, tmp_path: Path) -> None:
+    (tmp_path / "notes.nii.gz").write_text("not a scan")
+    assert "notes.nii.gz" in attempt(*train_on(tmp_path / "notes.nii.gz"))
+
+
+def test_a_truncated_dicom(attempt, tmp_path: Path) -> None:
+    whole = Path(pydicom.data.get_testdata_file("MR_small.dcm")).read_bytes()
+    (tmp_path / "scan.dcm").write_bytes(whole[: len(whole) // 2])
+    assert "scan.dcm" in attempt(*train_on(tmp_path / "scan.dcm"))
+
+
+def test_a_label_of_another_shape(attempt, phantom: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(phantom.parent, tmp_path / "copy")
+    label = nib.Nifti1Image(np.zeros((9, 9, 9), np.uint8), np.eye(4))
+    nib.save(label, copy / "labels" / "subject1.nii.gz")
+    text = attempt(*train_on(f"{copy / 'dataset.json'}:train"), config=FINETUNE)
+    assert "subject1.nii.gz" in text
+    assert "9" in text
+
+
+def test_a_missing_split(attempt, phantom: Path) -> None:
+    assert "validation" in attempt(*train_on(f"{phantom}:validation"))
+
+
+def test_a_misspelt_key(attempt, phantom: Path) -> None:
+    assert "SOLVER.BASE_LEARNING_RATE" in attempt("SOLVER.BASE_LEARNING_RATE", 1)
+
+
+def test_a_value_of_the_wrong_type(attempt) -> None:
+    assert "SOLVER.MAX_ITER" in attempt("SOLVER.MAX_ITER", "many")
+
+
+def test_a_misspelt_key_in_the_file(attempt, tmp_path: Path, repository_root: Path) -> None:
+    file = tmp_path / "typo.yaml"
+    file.write_text(f"_BASE_: '{repository_root / PRETRAIN}'\nMRSSL: {{PRETEXTS: 1}}\n")
+    text = attempt(config=str(file))
+    assert "typo.yaml" in text
+    assert "MRSSL.PRETEXTS" in text
+
+
+def test_no_training_data(attempt) -> None:
+    assert "DATASETS.TRAIN is empty" in attempt()
+
+
+def test_an_unknown_distortion(attempt, phantom: Path) -> None:
+    text = attempt(*train_on(phantom), "MRSSL.PRETEXT.DISTORTIONS", "('blurr',)")
+    assert "blurr" in text
+
+
+def test_an_output_that_cannot_be_written(attempt, phantom: Path, tmp_path: Path) -> None:
+    (tmp_path / "output").write_text("a file where the folder should be")
+    assert "OUTPUT_DIR" in attempt(*train_on(phantom))
+
+
+def test_the_folder_of_another_run_is_not_overwritten(
+    repository_root: Path, phantom: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "model_0000001.pth").write_bytes(b"precious")
+    with pytest.raises(MrsslError, match=r"another run.*--resume"):
+        train_net.main(
+            ["--engine", "torchvision", "--config-file", str(repository_root / PRETRAIN),
+             "MODEL.DEVICE", "cpu", "OUTPUT_DIR", str(tmp_path), *train_on(phantom)]
+        )  # fmt: skip
+    assert (tmp_path / "model_0000001.pth").read_bytes() == b"precious"
+
+
+def test_weights_that_do_not_exist(attempt, phantom: Path, tmp_path: Path) -> None:
+    weights = tmp_path / "absent.pth"
+    assert "absent.pth" in attempt(*train_on(phantom), "MODEL.WEIGHTS", weights)
+
+
+def test_the_wrong_number_of_classes(attempt, phantom: Path) -> None:
+    text = attempt(*train_on(phantom), "MODEL.ROI_HEADS.NUM_CLASSES", 3, config=FINETUNE)
+    assert "NUM_CLASSES is 3" in text
+    assert "small, large" in text
+
+
+def test_a_test_set_with_other_classes(attempt, phantom: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(phantom.parent, tmp_path / "copy")
+    description = json.loads((copy / "dataset.json").read_text())
+    description["labels"] = {"background": 0, "little": 1, "large": 2}
+    (copy / "dataset.json").write_text(json.dumps(description))
+    text = attempt(
+        *train_on(phantom), "DATASETS.TEST", f"('{copy / 'dataset.json'}',)", config=FINETUNE
+    )
+    assert "little" in text
+
+
+@pytest.mark.slow
+def test_exit_statuses(repository_root: Path, tmp_path: Path) -> None:
+    def status(*arguments: str) -> tuple[int, str]:
+        done = subprocess.run(
+            [sys.executable, str(repository_root / "tools" / "train_net.py"), *arguments],
+            capture_output=True,
+            text=True,
+            env=os.environ | {"PYTHONPATH": str(repository_root)},
+            timeout=120,
+        )
+        return done.returncode, done.stderr
+
+    assert status()[0] == 2
+    code, text = status(
+        "--engine", "torchvision", "--config-file", str(repository_root / PRETRAIN),
+        *train_on(tmp_path / "nowhere"), "OUTPUT_DIR", str(tmp_path / "out"),
+    )  # fmt: skip
+    assert code == 1
+    assert text.startswith("error: ")
+    assert text.count("\n") == 1

@@ -1,0 +1,198 @@
+#!/usr/bin/env python3
+"""Speed against peers, as ratios within one run: mapper, training step, inference, distortions.
+
+The steps are those of the small configuration (or --config-file) on slices of the given size; the
+stock models get the same images, boxes and masks, and the same numbers of anchors and proposals.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+
+from benchmark_distortions import benchmark_distortions
+from fuzz_distortions import phantom_slice
+from mrssl.checkpoint import replacing
+from mrssl.config import load_cfg
+from mrssl.data.mapper import SliceMapper
+from mrssl.engines.torchvision import build_model
+from mrssl.engines.torchvision.batches import collate
+from mrssl.errors import run_main
+
+CONFIG = "configs/pretrain/distortion_R_18_FPN_small.yaml"
+
+
+class PhantomVolumes:
+    """Stands in for the mapper's cache: one volume of phantom slices, already normalised."""
+
+    def __init__(self, size: int, slices: int = 16) -> None:
+        rng = np.random.default_rng(0)
+        drawn = [phantom_slice(rng) for _ in range(slices)]
+        self.volume = np.stack([cv2.resize(s, (size, size)) for s in drawn]).astype(np.float32)
+
+    def image(self, record: dict[str, Any]) -> np.ndarray:
+        """The volume (D, H, W), whatever the record."""
+        return self.volume
+
+
+def make_mapper(cfg: Any, size: int) -> tuple[SliceMapper, list[dict[str, Any]]]:
+    """The pretext's mapper over phantom slices, and their dataset dicts."""
+    mapper = SliceMapper.from_config(cfg, training=True)
+    volumes = PhantomVolumes(size)
+    mapper.cache = volumes  # type: ignore[assignment]
+    shared = {"file_name": "phantom", "height": size, "width": size, "spacing": [1.0, 1.0, 1.0]}
+    records = [
+        {**shared, "image_id": i, "slice_index": i, "num_slices": len(volumes.volume)}
+        for i in range(len(volumes.volume))
+    ]
+    return mapper, records
+
+
+def time_mapper(cfg: Any, *, size: int = 256, seconds: float = 4.0) -> float:
+    """Distorted slices a second from one core, everything between a decoded volume and a sample."""
+    mapper, records = make_mapper(cfg, size)
+    mapper.min_sizes = (0,)
+    cv2.setNumThreads(1)
+    mapper(records[0])
+    start, made = time.process_time(), 0
+    while time.process_time() - start < seconds:
+        mapper(records[made % len(records)], epoch=made)
+        made += 1
+    return made / (time.process_time() - start)
+
+
+def step_of(model: torch.nn.Module, losses_of: Callable[[], dict[str, torch.Tensor]]) -> Callable:
+    """A training step: forward, backward, update."""
+    optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=1e-5)
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        torch.stack(list(losses_of().values())).sum().backward()
+        optimizer.step()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+
+    return step
+
+
+def ratio(ours: Callable[[], None], theirs: Callable[[], None], rounds: int) -> dict[str, float]:
+    """Median of ours / theirs over rounds in which both ran, turn by turn; and both medians."""
+    pairs = []
+    for turn in range(rounds + 1):
+        times = []
+        for run in (ours, theirs):
+            start = time.perf_counter()
+            run()
+            times.append(time.perf_counter() - start)
+        if turn:  # the first warms up
+            pairs.append(times)
+    return {
+        "ratio": statistics.median(a / b for a, b in pairs),
+        "seconds": statistics.median(a for a, _ in pairs),
+        "stock_seconds": statistics.median(b for _, b in pairs),
+    }
+
+
+def stock_torchvision(cfg: Any) -> torch.nn.Module:
+    """Torchvision's own Mask R-CNN with this configuration's backbone, widths and counts."""
+    from torchvision.models.detection import MaskRCNN
+    from torchvision.models.detection.anchor_utils import AnchorGenerator
+    from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+    from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
+    from torchvision.ops import MultiScaleRoIAlign
+
+    from mrssl.engines.torchvision.backbone import build_backbone
+
+    node, rpn = cfg.MODEL, cfg.MODEL.RPN
+    channels, classes = node.FPN.OUT_CHANNELS, node.ROI_HEADS.NUM_CLASSES + 1
+    levels = list(node.ROI_HEADS.IN_FEATURES)
+    box, mask = node.ROI_BOX_HEAD, node.ROI_MASK_HEAD
+    anchors = node.ANCHOR_GENERATOR
+    return MaskRCNN(
+        build_backbone(cfg),
+        min_size=cfg.INPUT.MIN_SIZE_TRAIN[0],
+        max_size=cfg.INPUT.MAX_SIZE_TRAIN,
+        image_mean=node.PIXEL_MEAN,
+        image_std=node.PIXEL_STD,
+        rpn_anchor_generator=AnchorGenerator(
+            tuple(map(tuple, anchors.SIZES)), (tuple(anchors.ASPECT_RATIOS[0]),) * 5
+        ),
+        rpn_pre_nms_top_n_train=rpn.PRE_NMS_TOPK_TRAIN,
+        rpn_post_nms_top_n_train=rpn.POST_NMS_TOPK_TRAIN,
+        rpn_batch_size_per_image=rpn.BATCH_SIZE_PER_IMAGE,
+        box_roi_pool=MultiScaleRoIAlign(levels, box.POOLER_RESOLUTION, box.POOLER_SAMPLING_RATIO),
+        box_head=TwoMLPHead(channels * box.POOLER_RESOLUTION**2, box.FC_DIM),
+        box_predictor=FastRCNNPredictor(box.FC_DIM, classes),
+        box_batch_size_per_image=node.ROI_HEADS.BATCH_SIZE_PER_IMAGE,
+        mask_roi_pool=MultiScaleRoIAlign(
+            levels, mask.POOLER_RESOLUTION, mask.POOLER_SAMPLING_RATIO
+        ),
+        mask_head=MaskRCNNHeads(channels, [mask.CONV_DIM] * mask.NUM_CONV, 1),
+        mask_predictor=MaskRCNNPredictor(mask.CONV_DIM, mask.CONV_DIM, classes),
+    )
+
+
+def step_ratio_torchvision(cfg: Any, rounds: int) -> dict[str, float]:
+    """Our pretraining step over the step of torchvision's stock Mask R-CNN."""
+    mapper, records = make_mapper(cfg, max(cfg.INPUT.MIN_SIZE_TRAIN))
+    inputs = collate([mapper(r) for r in records[: cfg.SOLVER.IMS_PER_BATCH]])
+    device = cfg.MODEL.DEVICE
+    ours = build_model(cfg, len(mapper.distorter.type_names)).to(device).train()
+    stock = stock_torchvision(cfg).to(device).train()
+    images = [x["image"].to(device) for x in inputs]
+    kept = ("boxes", "labels", "masks")
+    targets = [{k: x["targets"][k].to(device) for k in kept} for x in inputs]
+    return ratio(
+        step_of(ours, lambda: ours(inputs)),
+        step_of(stock, lambda: stock(images, targets)),
+        rounds,
+    )
+
+
+def main() -> None:
+    """Measure, print, and write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--config-file", default=str(Path(__file__).parents[1] / CONFIG))
+    parser.add_argument("--distortions", action="store_true", help="measure the distortions only")
+    parser.add_argument("--rounds", type=int, default=8, help="pairs of steps")
+    parser.add_argument("--json", type=Path, help="write the figures here")
+    parser.add_argument("opts", nargs=argparse.REMAINDER, help="overrides: KEY VALUE ...")
+    args = parser.parse_args()
+    cuda = "cuda" if torch.cuda.is_available() else "cpu"
+    cfg = load_cfg(args.config_file, ["MODEL.DEVICE", cuda, *args.opts])
+    figures: dict[str, Any] = {"device": _device()}
+    if not args.distortions:
+        figures["mapper_slices_per_second"] = time_mapper(cfg)
+        step = step_ratio_torchvision(cfg, args.rounds)
+        figures["step_ratio_torchvision"] = step.pop("ratio")
+        figures["step_torchvision"] = step
+        figures |= {"step_ratio_detectron2": None, "inference_ratio_detectron2": None}
+        if importlib.util.find_spec("detectron2"):
+            from benchmark_detectron2 import benchmark_detectron2
+
+            figures |= benchmark_detectron2(args.config_file, args.opts, rounds=args.rounds)
+    figures["distortions"] = benchmark_distortions()
+    print(json.dumps(figures, indent=2))
+    if args.json:
+        with replacing(args.json) as file:
+            file.write(json.dumps(figures, indent=2).encode())
+
+
+def _device() -> str:
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"CPU, {torch.get_num_threads()} threads"
+
+
+if __name__ == "__main__":
+    run_main(main)
