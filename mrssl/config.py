@@ -107,9 +107,9 @@ def add_mrssl_config(cfg: CN) -> None:
     node.RESTORATION_HEAD.RESOLUTION = 48  # restored pixels a side; + 2 MARGIN a multiple of 4
     node.RESTORATION_HEAD.CONV_DIM = 32
     node.RESTORATION_HEAD.NORM = "GN"
-    node.RESTORATION_HEAD.L1_WEIGHT = 1.0
+    node.RESTORATION_HEAD.L1_WEIGHT = 0.5
+    node.RESTORATION_HEAD.L2_WEIGHT = 0.5
     node.RESTORATION_HEAD.SSIM_WEIGHT = 0.25
-    node.RESTORATION_HEAD.L2_WEIGHT = 0.0
     node.RESTORATION_HEAD.LOSS_WEIGHT = 1.0
 
     # -- transfer ---------------------------------------------------------------------------------

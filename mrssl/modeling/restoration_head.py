@@ -101,27 +101,32 @@ def restoration_loss(
     clean: Tensor,
     mask: Tensor,
     *,
-    l1_weight: float = 1.0,
+    l1_weight: float = 0.5,
+    l2_weight: float = 0.5,
     ssim_weight: float = 0.25,
-    l2_weight: float = 0.0,
     outside_weight: float = 0.1,
     normalizer: float | Tensor | None = None,
 ) -> Tensor:
-    """How far the restored pixels are from the clean ones, inside the mask.
+    """How far the restored pixels are from the clean ones, relative to the distorted ones.
 
-    Per ROI: the mean of ``l1_weight * |e| / 0.1 + l2_weight * (e / 0.1)^2 + ssim_weight *
-    (1 - SSIM)`` with ``e = distorted + residual - clean``, weighted by ``mask`` and, outside it,
-    by ``outside_weight`` (so that unchanged pixels stay unchanged). Errors are counted in tenths
-    of the intensity range, which brings the three terms to one size.
+    Per ROI, with ``e = distorted + residual - clean``, ``d = distorted - clean`` and means
+    weighted by ``mask`` and, for ``e`` outside it, by ``outside_weight`` (so that unchanged pixels
+    stay unchanged)::
+
+        l1_weight * mean|e| / mean|d| + l2_weight * rms(e) / rms(d) + ssim_weight * (1 - SSIM)
+
+    The ratios are 1 where nothing is restored and 0 where everything is, for faint distortions as
+    for strong ones; the gain in PSNR is -20 log10 of the second. The denominators have a floor of
+    0.01, below which a change is not worth restoring.
 
     Args:
         residual: float (R, S, S) in [-1, 1], the prediction.
         distorted: float (R, S, S) in [0, 1].
         clean: float (R, S, S) in [0, 1].
         mask: float (R, S, S) in [0, 1]; 1 where the pixels were changed.
-        l1_weight: of the absolute error.
+        l1_weight: of the relative absolute error.
+        l2_weight: of the relative root mean square error.
         ssim_weight: of the structural dissimilarity.
-        l2_weight: of the squared error.
         outside_weight: of the pixels outside the mask.
         normalizer: what the sum over ROIs is divided by, R if None; the mean number of ROIs per
             process in distributed training.
@@ -132,12 +137,19 @@ def restoration_loss(
     if len(residual) == 0:
         return graph_zero(residual)
     restored = distorted + residual.float()
-    error = (restored - clean) / 0.1
-    value = l1_weight * error.abs()
-    if l2_weight:
-        value = value + l2_weight * error.square()
-    if ssim_weight:
-        value = value + ssim_weight * (1.0 - ssim_map(restored, clean))
+    error, before = restored - clean, distorted - clean
     weight = mask + outside_weight * (1.0 - mask)
-    per_roi = (value * weight).sum((1, 2)) / weight.sum((1, 2))
+    area = mask.sum((1, 2)).clamp(min=1.0)
+
+    def mean(value: Tensor, weight: Tensor) -> Tensor:
+        return (value * weight).sum((1, 2)) / area
+
+    per_roi = l1_weight * mean(error.abs(), weight) / mean(before.abs(), mask).clamp(min=0.01)
+    if l2_weight:
+        # The small constant keeps the root's gradient finite at a perfect restoration.
+        rms = (mean(error.square(), weight) + 1e-8).sqrt()
+        per_roi = per_roi + l2_weight * rms / mean(before.square(), mask).sqrt().clamp(min=0.01)
+    if ssim_weight:
+        dissimilarity = (1.0 - ssim_map(restored, clean)) * weight
+        per_roi = per_roi + ssim_weight * dissimilarity.sum((1, 2)) / weight.sum((1, 2))
     return per_roi.sum() / (len(residual) if normalizer is None else normalizer)

@@ -6,6 +6,7 @@ import torch
 from scipy.ndimage import correlate
 from torch.nn import functional as F
 
+from mrssl.evaluation.metrics import psnr
 from mrssl.evaluation.metrics import ssim_map as gaussian_ssim_map
 from mrssl.modeling import RestorationHead, restoration_loss, ssim_map
 
@@ -113,43 +114,67 @@ def test_ssim_properties(wave):
     torch.testing.assert_close(flat, torch.full((1, 9, 9), expected), rtol=0, atol=1e-3)
 
 
+ONLY = {"l1_weight": 0.0, "ssim_weight": 0.0, "l2_weight": 0.0}
+
+
 def test_a_constant_error_in_closed_form():
-    """|e| / 0.1 and (e / 0.1)^2, whatever the mask: a weighted mean of a constant."""
+    """e = 0.05 of d = 0.1: half the distortion is left, whatever the mask."""
     clean = torch.full((3, 8, 8), 0.4)
     mask = torch.zeros(3, 8, 8)
     mask[:, 2:5, 1:7] = 1.0
-    residual, distorted = torch.full((3, 8, 8), -0.05), torch.full((3, 8, 8), 0.5)  # e = 0.05
-    only = {"l1_weight": 0.0, "ssim_weight": 0.0, "l2_weight": 0.0}
-    for name, expected in {"l1_weight": 0.5, "l2_weight": 0.25}.items():
-        loss = restoration_loss(residual, distorted, clean, mask, **{**only, name: 1.0})
-        assert loss.item() == pytest.approx(expected, rel=1e-4)
-    loss = restoration_loss(residual, distorted, clean, mask, **{**only, "ssim_weight": 1.0})
+    residual, distorted = torch.full((3, 8, 8), -0.05), torch.full((3, 8, 8), 0.5)
+    for name in ("l1_weight", "l2_weight"):
+        options = {**ONLY, name: 1.0, "outside_weight": 0.0}
+        loss = restoration_loss(residual, distorted, clean, mask, **options)
+        assert loss.item() == pytest.approx(0.5, rel=1e-4)
+    loss = restoration_loss(residual, distorted, clean, mask, **{**ONLY, "ssim_weight": 1.0})
     luminance = (2 * 0.45 * 0.4 + 1e-4) / (0.45**2 + 0.4**2 + 1e-4)
     assert loss.item() == pytest.approx(1 - luminance, abs=2e-4)
 
 
-def test_pixels_weigh_by_the_mask():
-    """A quarter inside with error 0.1, the rest with 0.2, counted a tenth."""
-    clean, distorted = torch.zeros(1, 8, 8), torch.full((1, 8, 8), 0.2)
-    mask = torch.zeros(1, 8, 8)
+def test_the_l2_term_is_the_gain_in_psnr(wave):
+    """-20 log10 of it, for a single ROI and within the mask alone."""
+    clean, distorted, residual = wave(1, 16, 16), wave(1, 16, 16, phase=1.0), wave(1, 16, 16)
+    mask = torch.zeros(1, 16, 16)
+    mask[:, 3:12, 2:9] = 1.0
+    inside = mask[0].numpy() > 0
+    restored = 0.6 * residual + distorted
+    gain = psnr(restored[0].numpy(), clean[0].numpy(), inside) - psnr(
+        distorted[0].numpy(), clean[0].numpy(), inside
+    )
+    options = {**ONLY, "l2_weight": 1.0, "outside_weight": 0.0}
+    loss = restoration_loss(0.6 * residual, distorted, clean, mask, **options)
+    assert -20 * np.log10(loss.item()) == pytest.approx(gain, abs=1e-3)
+
+
+def test_faint_distortions_count_like_strong_ones():
+    """Until they are fainter than the floor of 0.01."""
+    clean, mask = torch.zeros(1, 8, 8), torch.ones(1, 8, 8)
+    for strength, expected in ((0.5, 0.4), (0.05, 0.4), (0.001, 0.04)):
+        distorted = torch.full((1, 8, 8), strength)
+        loss = restoration_loss(
+            -0.6 * distorted, distorted, clean, mask, **{**ONLY, "l1_weight": 1.0}
+        )
+        assert loss.item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_changed_pixels_outside_the_mask_cost_a_share():
+    """Sixteen pixels half restored; 48 unchanged ones that the head changes by as much."""
+    clean, mask = torch.full((1, 8, 8), 0.4), torch.zeros(1, 8, 8)
     mask[:, :4, :4] = 1.0
-    distorted[mask > 0] = 0.1
-    loss = restoration_loss(
-        torch.zeros(1, 8, 8), distorted, clean, mask, ssim_weight=0.0, outside_weight=0.1
-    )
-    assert loss.item() == pytest.approx((16 * 1 + 4.8 * 2) / (16 + 4.8), rel=1e-5)
-    inside = restoration_loss(
-        torch.zeros(1, 8, 8), distorted, clean, mask, ssim_weight=0.0, outside_weight=0.0
-    )
-    assert inside.item() == pytest.approx(1.0, rel=1e-5)
+    distorted = clean + 0.2 * mask
+    residual = torch.full((1, 8, 8), -0.1)
+    options = {**ONLY, "l1_weight": 1.0}
+    loss = restoration_loss(residual, distorted, clean, mask, **options, outside_weight=0.1)
+    assert loss.item() == pytest.approx((16 + 4.8) * 0.1 / 16 / 0.2, rel=1e-5)
 
 
 def test_a_perfect_restoration_costs_nothing(wave):
     clean, distorted = wave(2, 16, 16), wave(2, 16, 16, phase=1.0)
-    loss = restoration_loss(
-        clean - distorted, distorted, clean, torch.ones(2, 16, 16), l2_weight=1.0
-    )
-    assert loss.item() == pytest.approx(0.0, abs=1e-4)
+    residual = (clean - distorted).requires_grad_()
+    loss = restoration_loss(residual, distorted, clean, torch.ones(2, 16, 16))
+    assert loss.item() == pytest.approx(0.0, abs=1e-3)
+    assert torch.isfinite(torch.autograd.grad(loss, residual)[0]).all()
 
 
 def test_empty_masks_give_a_finite_loss(wave):
@@ -178,6 +203,5 @@ def test_pinned_loss(wave, fill):
         wave(2, 16, 16, phase=3.0),
         wave(2, 16, 16, phase=4.0),
         wave(2, 16, 16, phase=5.0),
-        l2_weight=0.5,
     )
-    assert loss.item() == pytest.approx(8.85673, rel=1e-4)
+    assert loss.item() == pytest.approx(1.18485, rel=1e-4)
