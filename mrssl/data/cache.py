@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from mrssl.data.labels import align_label
+from mrssl.data.label_files import read_label
 from mrssl.data.normalization import intensity_window, normalize
 from mrssl.data.sources import read_volume
 from mrssl.data.store import StoredVolume, is_stored, open_array, stored_entry
@@ -103,7 +103,7 @@ class VolumeCache:
             raise MrsslError(f"{record['file_name']}: has no label")
         if is_stored(file) and record["slice_axis"] == "D":
             return open_array(file)
-        key = ("label", file, record.get("label_series", ""), record["slice_axis"])
+        key = ("label", file, record["file_name"], record["slice_axis"])
         return self._get(key, lambda: self._label(record))[0]
 
     def affine(self, record: dict[str, Any]) -> np.ndarray:
@@ -159,11 +159,7 @@ class VolumeCache:
 
     def _label(self, record: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
         image, affine = self._image_entry(record)
-        label = self._reader(record["label_file"], record.get("label_series", ""))
-        try:
-            return align_label(label, affine, image.shape), affine
-        except MrsslError as error:
-            raise MrsslError(f"{record['label_file']}: {error}") from error
+        return read_label(record["label_file"], affine, image.shape), affine
 
 
 def _read(file_name: str, series: str) -> Volume:

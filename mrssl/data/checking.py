@@ -15,9 +15,9 @@ import numpy as np
 
 from mrssl.data.descriptions import Case, parse_dataset_path, read_description
 from mrssl.data.files import written_whole
-from mrssl.data.labels import align_label, check_label_geometry
+from mrssl.data.label_files import check_label, read_label
 from mrssl.data.normalization import foreground_threshold, intensity_window, normalize
-from mrssl.data.sources import Refused, find_volumes, label_source, read_volume, volume_slice_axis
+from mrssl.data.sources import Refused, find_volumes, read_volume, volume_slice_axis
 from mrssl.errors import MrsslError
 from mrssl.structures.volume import Volume
 
@@ -166,9 +166,8 @@ def _check_label(
     """Label values and their voxels; adds to ``faults``."""
     path = str(case.label_file)
     try:
-        label = label_source(path)
-        fault = check_label_geometry(volume.shape, volume.affine, label.shape, label.affine)[1]
-        array = align_label(read_volume(path), volume.affine, volume.shape)
+        fault = check_label(path, volume.affine, volume.shape)
+        array = read_label(path, volume.affine, volume.shape)
     except MrsslError as error:
         faults.append(f"label unusable: {error}")
         return {"path": path}

@@ -13,15 +13,14 @@ import numpy as np
 
 from mrssl.data.cache import VolumeCache
 from mrssl.data.descriptions import Case, describe
+from mrssl.data.label_files import check_label, read_label
 from mrssl.data.labels import (
     ClassValues,
-    align_label,
     annotations_of_slice,
-    check_label_geometry,
     instances_of_slice,
 )
 from mrssl.data.normalization import foreground_share
-from mrssl.data.sources import label_source, read_volume, volume_slice_axis
+from mrssl.data.sources import volume_slice_axis
 from mrssl.errors import MrsslError
 from mrssl.structures.volume import display_transform, transformed_geometry
 
@@ -186,12 +185,12 @@ def _slice_records(case: Case, slice_axis: str, image_id: int) -> list[dict[str,
 
 def _check_label(case: Case) -> None:
     """Compare the headers of image and label."""
-    label = label_source(str(case.label_file))
     source = case.source
     try:
-        _, fault = check_label_geometry(source.shape, source.affine, label.shape, label.affine)
+        fault = check_label(str(case.label_file), source.affine, source.shape)
     except MrsslError as error:
-        raise MrsslError(f"{case.label_file}: {error} ({source.path})") from error
+        prefix = "" if str(error).startswith(str(case.label_file)) else f"{case.label_file}: "
+        raise MrsslError(f"{prefix}{error} (image {source.path})") from error
     if fault:
         _LOG.warning("%s: %s", case.label_file, fault)
 
@@ -212,11 +211,7 @@ def _label_slices(case: Case, record: dict[str, Any]) -> Iterator[np.ndarray]:
     source = case.source
     transform = display_transform(source.affine, record["slice_axis"])
     shape, affine = transformed_geometry(source.shape, source.affine, transform)
-    try:
-        return iter(align_label(read_volume(str(case.label_file)), affine, shape))
-    except MrsslError as error:
-        prefix = "" if str(error).startswith(str(case.label_file)) else f"{case.label_file}: "
-        raise MrsslError(f"{prefix}{error}") from error
+    return iter(read_label(str(case.label_file), affine, shape))
 
 
 __all__ = ["Dataset", "dataset_options", "load_dataset"]

@@ -19,6 +19,7 @@ from mrssl.errors import MrsslError, optional_import
 #: Private fields: Siemens' description of a mosaic, Philips' factor from stored to real values.
 CSA_IMAGE_HEADER = 0x00291010
 PHILIPS_SCALE_SLOPE = 0x2005100E
+SEGMENTATION_STORAGE = "1.2.840.10008.5.1.4.1.1.66.4"
 
 #: Header fields that may be asked for in ``include`` / ``exclude`` and are shown by check_data.
 #: Free of anything that identifies a person.
@@ -224,6 +225,7 @@ def one_line(error: BaseException) -> str:
 __all__ = [
     "CSA_IMAGE_HEADER",
     "PHILIPS_SCALE_SLOPE",
+    "SEGMENTATION_STORAGE",
     "TAGS",
     "DicomError",
     "first",

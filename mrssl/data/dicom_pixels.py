@@ -57,7 +57,7 @@ def _stored_values(item: SliceHeader) -> np.ndarray:
         values = _native_values(item.path, item.pixels)
         if values is not None:
             return values
-    return _decode(item.path, read_dataset(item.path))
+    return decode_frames(item.path, read_dataset(item.path))
 
 
 def _native_values(path: str, pixels: PixelFormat) -> np.ndarray | None:
@@ -74,8 +74,15 @@ def _native_values(path: str, pixels: PixelFormat) -> np.ndarray | None:
     return values.reshape(pixels.frames, *pixels.shape)
 
 
-def _decode(path: str, dataset: Any) -> np.ndarray:
-    """(frames, rows, columns) stored values."""
+def decode_frames(path: str, dataset: Any) -> np.ndarray:
+    """The pictures of a parsed file, decoded by pydicom and its plug-ins.
+
+    Returns:
+        (frames, rows, columns) stored values, in the file's type.
+
+    Raises:
+        DicomError: truncated, damaged, or a coding without an installed decoder.
+    """
     _check_size(path, dataset)
     try:
         with warnings.catch_warnings():
@@ -136,4 +143,4 @@ def _fill_padding(values: np.ndarray, padded: np.ndarray) -> None:
         values[padded] = values[~padded].min()
 
 
-__all__ = ["read_slices"]
+__all__ = ["decode_frames", "read_slices"]

@@ -20,6 +20,7 @@ from mrssl.data.dicom_headers import (
     CSA_IMAGE_HEADER,
     GROUPING,
     PHILIPS_SCALE_SLOPE,
+    SEGMENTATION_STORAGE,
     TAGS,
     DicomError,
     first,
@@ -220,6 +221,8 @@ def _slices(path: str, dataset: Any, offset: int | None) -> list[SliceHeader]:
         raise DicomError(
             f"{path}: {f'no image in it ({what})' if what else 'neither DICOM nor NIfTI'}"
         )
+    if values.get("SOPClassUID") == SEGMENTATION_STORAGE:
+        raise DicomError(f"{path}: a segmentation, no image: name it as a label")
     if int(values.get("SamplesPerPixel") or 1) != 1:
         raise DicomError(f"{path}: a colour picture, not MRI")
     frames = int(values.get("NumberOfFrames") or 1)

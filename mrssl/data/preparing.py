@@ -16,7 +16,7 @@ from typing import Any
 
 from mrssl.data.descriptions import Case, Description, describe, parse_dataset_path
 from mrssl.data.files import read_json, written_whole
-from mrssl.data.labels import align_label
+from mrssl.data.label_files import read_label
 from mrssl.data.normalization import foreground_share, intensity_window, normalize
 from mrssl.data.sources import read_volume, volume_slice_axis
 from mrssl.data.store import (
@@ -184,7 +184,7 @@ def _convert(
         volume = raw.take_slices(volume_slice_axis(source, slice_axis))
         label = None
         if case.label_file:
-            label = align_label(read_volume(case.label_file), volume.affine, volume.shape)
+            label = read_label(case.label_file, volume.affine, volume.shape)
     except MrsslError as error:
         return key, str(error)
     method = {"method": options["normalization"]}

@@ -232,3 +232,39 @@ def test_enhanced_frames_are_read_by_their_groups(tmp_path: Path, dicom_slice: C
         offset = np.arange(len(array[echo]))[:, None, None]
         assert np.array_equal(volume.array, array[echo] * (echo + 1.0) + offset)
         np.testing.assert_allclose(volume.spacing, (2.5, 0.5, 0.8))
+
+
+@pytest.mark.parametrize("syntax", [pydicom.uid.ExplicitVRLittleEndian, pydicom.uid.RLELossless])
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint16, np.int32, np.uint32])
+def test_stored_values_are_those_of_pydicom(
+    tmp_path: Path, dicom_slice: Callable, dtype: type, syntax: str
+) -> None:
+    """Reference: pydicom's own decoding; 12 or 20 bits used, anything in the others."""
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(np.iinfo(dtype).min, np.iinfo(dtype).max, (9, 11), dtype=dtype)
+    used = {1: 8, 2: 12, 4: 20}[pixels.dtype.itemsize]
+    dataset = dicom_slice(pixels, BitsStored=used, HighBit=used - 1)
+    if syntax == pydicom.uid.RLELossless and pixels.dtype.itemsize < 4:
+        dataset.compress(syntax, encoding_plugin="pydicom")
+    dataset.save_as(tmp_path / "a.dcm", enforce_file_format=True)
+    expected = pydicom.dcmread(tmp_path / "a.dcm").pixel_array
+    assert np.array_equal(read_volume(tmp_path / "a.dcm").array[0], expected.astype(np.float32))
+
+
+def test_philips_factors_that_vary_make_slices_comparable(write_series: Callable) -> None:
+    """Real value = (stored x slope + intercept) / (slope x scale slope), the same throughout."""
+    real = voxels().clip(1, 900).astype(np.float64)
+    folder = write_series(voxels())
+    for index, path in enumerate(sorted(folder.iterdir(), reverse=True)):
+        dataset = pydicom.dcmread(path)
+        slope, scale = 0.5 + index, 2.0 / (index + 1)
+        dataset.RescaleSlope, dataset.RescaleIntercept = slope, 0.0
+        dataset.private_block(0x2005, "Philips MR Imaging DD 001", create=True).add_new(
+            0x0E, "FL", scale
+        )
+        stored = np.round(real[index] * scale).astype(np.int16)
+        dataset.PixelData = stored.tobytes()
+        dataset.save_as(path)
+    array = read_volume(folder).array
+    rounding = 0.5 / (2.0 / 6)
+    assert np.abs(array - real).max() <= rounding + 1e-3
