@@ -114,7 +114,7 @@ class BestCheckpointer(HookBase):
         self.evaluations_since_best += 1
         if is_better(self.metric, float(value), self.best):
             self.best, self.evaluations_since_best = float(value), 0
-            self._save("model_best", iteration=self.trainer.iter)
+            self._save("model_best", iteration=min(self.trainer.iter, self.trainer.max_iter - 1))
 
     def state_dict(self) -> dict[str, Any]:
         """Plain types, for the checkpoint."""

@@ -44,6 +44,7 @@ from mrssl.engines.detectron2.step import MRITrainerStep
 from mrssl.engines.distributed import get_rank, get_world_size, is_main_process
 from mrssl.engines.pictures import restoration_grid
 from mrssl.engines.solver import build_optimizer, build_schedule
+from mrssl.errors import MrsslError
 from mrssl.evaluation import Results
 
 _LOG = logging.getLogger(__name__)
@@ -139,7 +140,7 @@ class MRITrainer(DefaultTrainer):
             task="pretrain" if is_pretraining(self.cfg) else "finetune",
             class_names=self.data.class_names,
             type_names=self.data.type_names,
-            iteration=self.iter + 1,
+            iteration=min(self.iter + 1, self.max_iter),  # after the last, iter is max_iter
         )
         return {"mrssl": provenance.to_dict(), "transferred": self.transferred}
 
@@ -161,6 +162,8 @@ class MRITrainer(DefaultTrainer):
             total_batch_size=size,
             aspect_ratio_grouping=False,
             num_workers=self.cfg.DATALOADER.NUM_WORKERS,
+            # Else starting it draws from the generator of the anchors, and resuming shifts that.
+            seed=self.seed,
         )
 
     def _validation_batches(self) -> Iterator[list[dict[str, Any]]]:
@@ -230,10 +233,14 @@ class MRITrainer(DefaultTrainer):
         if is_main_process():
             period = self.cfg.MRSSL.LOG_PERIOD
             self.register_hooks([hooks.PeriodicWriter(self.build_writers(), period)])
+        loop = logging.getLogger("detectron2.engine.train_loop")
+        loop.addFilter(_is_no_message)
         try:
             TrainerBase.train(self, self.start_iter, self.max_iter)
         except EarlyStop:
             self.checkpointer.save(Path(FINAL).stem, iteration=self.iter)
+        finally:
+            loop.removeFilter(_is_no_message)
         return self._last_eval_results
 
     def evaluate(self) -> Results:
@@ -263,6 +270,11 @@ class MRITrainer(DefaultTrainer):
             to_prediction(x, y["instances"]) for x, y in zip(inputs, model(inputs), strict=True)
         ]
         return restoration_grid(samples, outputs)
+
+
+def _is_no_message(record: logging.LogRecord) -> bool:
+    # What is meant for the user is printed once, in one line, and not as a traceback besides.
+    return not (record.exc_info and isinstance(record.exc_info[1], MrsslError))
 
 
 def score(model: nn.Module, data: RunData, evaluator: Any = None) -> Results:

@@ -1,0 +1,267 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mrssl.checkpoint import CheckpointError, load_checkpoint
+from mrssl.errors import MrsslError
+
+from .conftest import PRETRAIN, MakeConfig, run, tensors_equal
+
+pytestmark = pytest.mark.detectron2
+
+LOSSES = {
+    "loss_rpn_cls", "loss_rpn_loc", "loss_cls", "loss_box_reg", "loss_mask", "loss_type",
+    "loss_restoration",
+}  # fmt: skip
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    def no_constant(text: str) -> None:
+        raise ValueError(f"{text} is no JSON")
+
+    lines = (folder / "metrics.json").read_text().splitlines()
+    return [json.loads(line, parse_constant=no_constant) for line in lines]
+
+
+def losses(folder: Path) -> dict[int, dict[str, float]]:
+    return {r["iteration"]: {k: r[k] for k in LOSSES} for r in rows(folder) if "loss_cls" in r}
+
+
+def test_a_pretraining_run_leaves_what_it_should(pretrained: Path) -> None:
+    found = rows(pretrained)
+    assert sorted(losses(pretrained)) == [0, 1, 2, 3, 4, 5]
+    validated = [r["iteration"] for r in found if "validation/total_loss" in r]
+    assert validated == [2, 5]
+    assert {f"validation/{name}" for name in LOSSES} <= set(found[2])
+    assert [r["iteration"] for r in found if "localization/AP50" in r] == [2, 6]
+    results = json.loads((pretrained / "inference" / "results.json").read_text())
+    assert {"localization", "type", "restoration"} <= set(results)
+    assert list(pretrained.glob("events.out.tfevents.*"))
+    names = {path.name for path in pretrained.glob("*.pth")}
+    assert names == {"model_0000002.pth", "model_0000005.pth", "model_best.pth", "model_final.pth"}
+    assert (pretrained / "last_checkpoint").read_text() == "model_final.pth"
+    assert not list(pretrained.rglob("*.part")) + list(pretrained.rglob("*.tmp"))
+
+
+def test_pictures_reach_tensorboard(pretrained: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(pretrained)).Reload()
+    assert [image.step for image in events.Images("samples")] == [2, 5]
+
+
+def test_the_checkpoint_is_the_embedded_engines(pretrained: Path) -> None:
+    checkpoint = load_checkpoint(pretrained / "model_final.pth")  # weights_only
+    provenance = checkpoint["mrssl"]
+    assert (provenance["task"], provenance["iteration"]) == ("pretrain", 6)
+    assert len(provenance["type_names"]) == 8
+    from mrssl.checkpoint import load_strict
+    from mrssl.config import load_cfg
+    from mrssl.engines.torchvision import build_model
+
+    config = Path(__file__).parents[3] / PRETRAIN
+    load_strict(build_model(load_cfg(config), 8), checkpoint, names="torchvision")
+
+
+def test_resuming_continues_as_if_nothing_had_happened(
+    make_config: MakeConfig, pretrained: Path, tmp_path: Path
+) -> None:
+    from mrssl.engines.detectron2 import MRITrainer
+
+    cfg = make_config("pretrain", tmp_path, "TEST.EVAL_PERIOD", 3)
+    trainer = MRITrainer(cfg)
+
+    def stop_dead() -> None:  # in the fifth of six iterations; the checkpoint is of three
+        if trainer.iter == 4:
+            raise KeyboardInterrupt
+
+    from detectron2.engine import hooks
+
+    trainer.register_hooks([hooks.CallbackHook(before_step=lambda _: stop_dead())])
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    assert [p.name for p in tmp_path.glob("model_0*.pth")] == ["model_0000002.pth"]
+
+    run(cfg, resume=True)
+    whole, resumed = losses(pretrained), losses(tmp_path)
+    assert sorted(resumed) == sorted(whole)  # and none twice
+    assert [r["iteration"] for r in rows(tmp_path)].count(3) == 1
+    expected = load_checkpoint(pretrained / "model_final.pth")["model"]
+    tensors_equal(load_checkpoint(tmp_path / "model_final.pth")["model"], expected, atol=1e-5)
+
+
+def test_a_damaged_newest_checkpoint_is_skipped(
+    make_config: MakeConfig, pretrained: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    from mrssl.engines.detectron2 import MRITrainer
+
+    newest = (pretrained / "model_final.pth").read_bytes()
+    (tmp_path / "model_0000003.pth").write_bytes(newest)
+    (tmp_path / "model_0000005.pth").write_bytes(newest[: len(newest) // 2])
+    trainer = MRITrainer(make_config("pretrain", tmp_path))
+    trainer.resume_or_load(resume=True)
+    assert trainer.start_iter == 6
+    assert trainer.checkpointer.get_checkpoint_file().endswith("model_0000003.pth")
+
+
+def test_fine_tuning_takes_the_weights_and_is_scored(
+    make_config: MakeConfig, pretrained: Path, tmp_path: Path
+) -> None:
+    from mrssl.engines.detectron2 import MRITrainer
+
+    weights = pretrained / "model_final.pth"
+    cfg = make_config(
+        "finetune", tmp_path, "MODEL.WEIGHTS", weights, "SOLVER.MAX_ITER", 3,
+        "MRSSL.TRANSFER.LR_FACTOR", 0.1, "MRSSL.TRANSFER.FREEZE_ITERS", 2,
+    )  # fmt: skip
+    trainer = MRITrainer(cfg)
+    trainer.resume_or_load(resume=False)
+    assert trainer.cfg.MODEL.ROI_HEADS.NUM_CLASSES == 2
+    source = load_checkpoint(weights)["model"]
+    stem = "backbone.bottom_up.stem.conv1.weight"
+    assert torch.equal(trainer.bare_model.state_dict()[stem], source[stem])
+    assert {g["initial_lr"] for g in trainer.optimizer.param_groups} == {5e-4, 5e-5}
+
+    results = run(cfg)
+    assert {"bbox", "segm", "dice", "hd95", "assd"} <= set(results)
+    tuned = load_checkpoint(tmp_path / "model_final.pth")
+    assert "roi_heads.distortion_branch.type_head.conv3.0.weight" not in tuned["model"]
+    assert tuned["mrssl"]["class_names"] == ["small", "large"]
+    assert not torch.equal(tuned["model"][stem], source[stem])  # the third iteration moved it
+
+    scored = cfg.clone()
+    scored.defrost()
+    scored.MODEL.WEIGHTS = str(tmp_path / "model_final.pth")
+    again = run(scored, eval_only=True)
+    for task, values in results.items():
+        assert again[task] == pytest.approx(values, nan_ok=True, abs=1e-9)
+
+
+def test_transferred_parameters_stay_frozen_as_long_as_told(
+    make_config: MakeConfig, pretrained: Path, tmp_path: Path
+) -> None:
+    weights = pretrained / "model_final.pth"
+    cfg = make_config(
+        "finetune", tmp_path, "MODEL.WEIGHTS", weights, "SOLVER.MAX_ITER", 2,
+        "MRSSL.TRANSFER.FREEZE_ITERS", 2, "DATASETS.TEST", "()",
+    )  # fmt: skip
+    run(cfg)
+    source = load_checkpoint(weights)["model"]
+    tuned = load_checkpoint(tmp_path / "model_final.pth")["model"]
+    backbone = [name for name in source if name.startswith("backbone.")]
+    assert all(torch.equal(tuned[name], source[name]) for name in backbone)
+    new = "roi_heads.box_predictor.cls_score.bias"
+    assert tuned[new].abs().max() > 0
+
+
+def test_mixed_precision_trains_on_a_cpu_too(make_config: MakeConfig, tmp_path: Path) -> None:
+    cfg = make_config(
+        "pretrain", tmp_path, "SOLVER.AMP.ENABLED", True, "SOLVER.MAX_ITER", 2,
+        "DATASETS.TEST", "()",
+    )  # fmt: skip
+    run(cfg)
+    model = load_checkpoint(tmp_path / "model_final.pth")["model"]
+    assert all(tensor.dtype == torch.float32 for tensor in model.values())
+
+
+def test_training_ends_early_where_nothing_betters(make_config: MakeConfig, tmp_path: Path) -> None:
+    cfg = make_config(
+        "finetune", tmp_path, "TEST.EVAL_PERIOD", 1, "MRSSL.SOLVER.PATIENCE", 2,
+        "MRSSL.SOLVER.BEST_METRIC", "hd95/missed",  # at its worst from the start
+    )  # fmt: skip
+    run(cfg)
+    final = load_checkpoint(tmp_path / "model_final.pth")
+    assert final["iteration"] == 2  # the first evaluation is the best, two more do not better it
+    assert load_checkpoint(tmp_path / "model_best.pth")["iteration"] == 0
+    assert final["trainer"]["hooks"]["BestCheckpointer"]["evaluations_since_best"] == 2
+
+
+def test_a_loss_that_is_not_finite_names_itself_and_the_slices(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
+    from mrssl.engines.detectron2 import MRITrainer
+
+    trainer = MRITrainer(make_config("finetune", tmp_path))
+    with torch.no_grad():
+        trainer.bare_model.roi_heads.box_predictor.cls_score.weight.fill_(float("nan"))
+    with pytest.raises(MrsslError, match=r"loss_cls.*not finite.*subject\d"):
+        trainer.run_step()
+
+
+def test_neither_engine_resumes_from_the_other(
+    make_config: MakeConfig, repository_root: Path, pretrained: Path, tmp_path: Path
+) -> None:
+    from mrssl.config import load_cfg
+    from mrssl.engines.detectron2 import MRITrainer
+    from mrssl.engines.torchvision import Trainer
+
+    content = (pretrained / "model_final.pth").read_bytes()
+    (tmp_path / "model_0000005.pth").write_bytes(content)
+    cfg = make_config("pretrain", tmp_path)
+    embedded = load_cfg(
+        repository_root / PRETRAIN,
+        ["MODEL.DEVICE", "cpu", "DATASETS.TRAIN", repr(cfg.DATASETS.TRAIN), "OUTPUT_DIR", tmp_path],
+    )
+    with pytest.raises(CheckpointError, match="no training state of this engine"):
+        Trainer(embedded, resume=True)
+    other = load_checkpoint(pretrained / "model_final.pth")
+    del other["trainer"]
+    torch.save(other, tmp_path / "model_0000005.pth")
+    with pytest.raises(CheckpointError, match="no training state of this engine"):
+        MRITrainer(cfg).resume_or_load(resume=True)
+
+
+def train_net(root: Path, *arguments: Any) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(root / "tools" / "train_net.py"), "--engine", "detectron2"]
+    return subprocess.run(
+        [*command, *map(str, arguments)], env=environment, text=True, capture_output=True,
+        timeout=300, check=False,
+    )  # fmt: skip
+
+
+def test_two_processes_train_evaluate_and_resume(
+    repository_root: Path, phantom: Path, tmp_path: Path
+) -> None:
+    common = [
+        "--config-file", repository_root / PRETRAIN, "--num-gpus", 2, "--dist-url", "auto",
+    ]  # fmt: skip
+    options = [
+        "MODEL.DEVICE", "cpu", "DATASETS.TRAIN", f"('{phantom}:train',)",
+        "DATASETS.TEST", f"('{phantom}:test',)", "OUTPUT_DIR", tmp_path,
+        "SOLVER.MAX_ITER", 4, "SOLVER.CHECKPOINT_PERIOD", 2,
+    ]  # fmt: skip
+    done = train_net(repository_root, *common, *options)
+    assert done.returncode == 0, done.stderr[-2000:]
+    first = json.loads((tmp_path / "inference" / "results.json").read_text())
+    final = load_checkpoint(tmp_path / "model_final.pth")["model"]
+    assert sorted(losses(tmp_path)) == [0, 1, 2, 3]
+    assert (tmp_path / "log.txt.rank1").exists()
+
+    # Again from the checkpoint of two iterations, after everything later is gone.
+    for name in ("model_final.pth", "model_0000003.pth", "model_best.pth", "last_checkpoint"):
+        (tmp_path / name).unlink()
+    done = train_net(repository_root, *common, "--resume", *options)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert sorted(losses(tmp_path)) == [0, 1, 2, 3]
+    tensors_equal(load_checkpoint(tmp_path / "model_final.pth")["model"], final, atol=1e-5)
+    second = json.loads((tmp_path / "inference" / "results.json").read_text())
+    assert second["restoration"]["PSNR"] == pytest.approx(first["restoration"]["PSNR"], abs=1e-3)
+
+
+def test_a_fault_in_a_child_process_is_one_line(repository_root: Path, tmp_path: Path) -> None:
+    done = train_net(
+        repository_root, "--config-file", repository_root / PRETRAIN, "--num-gpus", 2,
+        "MODEL.DEVICE", "cpu", "DATASETS.TRAIN", "('nowhere',)", "OUTPUT_DIR", tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines()[-1].startswith("error: nowhere")
+    assert "Traceback" not in done.stderr
