@@ -24,8 +24,8 @@ from mrssl.data.labels import ClassValues
 from mrssl.data.sources import (
     VolumeSource,
     compile_pattern,
+    file_sources,
     find_volumes,
-    nifti_sources,
     stored_source,
     subject_of_file,
 )
@@ -191,7 +191,7 @@ def _case(image: Path, label: Path | None, pattern: str, *, series: str = "") ->
     if image.is_dir():
         sources = find_volumes(image).volumes
     else:
-        sources = nifti_sources(str(image))
+        sources = file_sources(str(image))
         series = series or ("0" if len(sources) > 1 else "")  # the first channel
     sources = [s for s in sources if s.series == series] or sources
     if len(sources) != 1:

@@ -20,6 +20,7 @@ import numpy as np
 
 from mrssl.data.dicom_headers import DicomError
 from mrssl.data.dicom_slices import Plane, SliceHeader, read_slice_headers
+from mrssl.data.itk import itk_format
 from mrssl.data.nifti import is_nifti
 from mrssl.errors import MrsslError
 from mrssl.structures.volume import check_affine
@@ -109,7 +110,7 @@ def scan_path(path: str | Path) -> FolderScan:
     signature: tuple[Any, ...]
     if path.is_dir():
         entries = sorted((e for e in os.scandir(path) if e.is_file()), key=lambda e: e.name)
-        entries = [e for e in entries if not e.name.startswith(".") and not is_nifti(e.name)]
+        entries = [e for e in entries if _may_be_dicom(e.name)]
         signature = tuple((e.name, *_signature(e.stat())) for e in entries)
         files = [e.path for e in entries]
     else:
@@ -131,6 +132,10 @@ def scan_path(path: str | Path) -> FolderScan:
 _SCANS: OrderedDict[str, tuple[tuple[Any, ...], FolderScan]] = OrderedDict()
 _MAX_CACHED_SLICES = 20_000
 _MAX_CACHED_SCANS = 2_000
+
+
+def _may_be_dicom(name: str) -> bool:
+    return not (name.startswith(".") or is_nifti(name) or itk_format(name))
 
 
 def _forget_scans() -> None:

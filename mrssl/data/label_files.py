@@ -23,6 +23,7 @@ from mrssl.data.dicom_headers import (
     read_header,
 )
 from mrssl.data.dicom_pixels import decode_frames
+from mrssl.data.itk import itk_format
 from mrssl.data.labels import align_label, check_label_geometry
 from mrssl.data.nifti import is_nifti
 from mrssl.data.sources import label_source, read_volume
@@ -71,7 +72,7 @@ def check_label(path: str, affine: np.ndarray, shape: tuple[int, ...]) -> str:
 
 def is_segmentation(path: str | Path) -> bool:
     """Whether a file is a DICOM segmentation object."""
-    if is_nifti(path) or is_stored(path) or not Path(path).is_file():
+    if is_nifti(path) or itk_format(path) or is_stored(path) or not Path(path).is_file():
         return False
     return bool(read_header(path)[0].get("SOPClassUID") == SEGMENTATION_STORAGE)
 

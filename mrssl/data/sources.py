@@ -14,6 +14,7 @@ import numpy as np
 from mrssl.data.dicom_headers import DicomError
 from mrssl.data.dicom_pixels import read_slices
 from mrssl.data.dicom_series import DicomVolume, scan_files, scan_path
+from mrssl.data.itk import ITK_FORMATS, itk_format, read_itk, read_itk_header
 from mrssl.data.nifti import NIFTI_SUFFIXES, is_nifti, read_nifti, read_nifti_header
 from mrssl.data.store import is_stored, read_stored, stored_entry
 from mrssl.errors import MrsslError
@@ -32,7 +33,7 @@ class VolumeSource:
     Attributes:
         path: the file, or the folder whose files are the slices.
         series: which volume of it; "" where it holds only one.
-        format: "nifti", "dicom" or "store".
+        format: "nifti", "nrrd", "metaimage", "dicom" or "store".
         shape: (D, H, W) as :func:`read_volume` gives it.
         affine: (4, 4) float64, voxel to RAS+ mm, as :func:`read_volume` gives it.
         subject: never a name: a digest of PatientID for DICOM, from the file name otherwise.
@@ -96,11 +97,11 @@ def find_volumes(root: str | Path, *, subject_pattern: str = "") -> FoundVolumes
     for folder, files in _walk(root):
         others = []
         for path in files:
-            if not is_nifti(path):
+            if not is_nifti(path) and not itk_format(path):
                 others.append(path)
                 continue
             try:
-                found.volumes.extend(nifti_sources(path))
+                found.volumes.extend(file_sources(path))
             except MrsslError as error:
                 found.refused.append(Refused(path, str(error).removeprefix(f"{path}: ")))
         _add_dicom(found, folder, others)
@@ -128,6 +129,8 @@ def read_volume(path: str | Path, *, series: str = "", index: int | None = None)
     path = Path(path)
     if is_stored(path):
         return read_stored(path)
+    if itk_format(path) and not path.is_dir():
+        return read_itk(path)
     if is_nifti(path) and not path.is_dir():
         if index is None and series:
             index = _series_index(path, series)
@@ -138,8 +141,11 @@ def read_volume(path: str | Path, *, series: str = "", index: int | None = None)
     return Volume(read_slices(volume.slices), volume.affine)
 
 
-def nifti_sources(path: str) -> list[VolumeSource]:
-    """The volumes of one NIfTI file: one, or each of a 4-D file's."""
+def file_sources(path: str) -> list[VolumeSource]:
+    """The volumes of a NIfTI, NRRD or MetaImage file: one, or each of a 4-D NIfTI's."""
+    if kind := itk_format(path):
+        shape, affine = read_itk_header(path)
+        return [VolumeSource(path, "", kind, shape, affine, subject_of_file(path))]
     header = read_nifti_header(path)
     names = [""] if header.num_volumes == 1 else [str(i) for i in range(header.num_volumes)]
     subject = subject_of_file(path)
@@ -169,7 +175,7 @@ def stored_source(path: str, entry: dict[str, Any]) -> VolumeSource:
 def subject_of_file(path: str | Path) -> str:
     """The subject a file name speaks of: BIDS ``sub-...``, else the name without channel."""
     name = Path(path).name
-    for suffix in sorted(NIFTI_SUFFIXES, key=len, reverse=True):
+    for suffix in (*sorted(NIFTI_SUFFIXES, key=len, reverse=True), *ITK_FORMATS):
         if name.lower().endswith(suffix):
             name = name[: -len(suffix)]
             break
@@ -255,7 +261,12 @@ def _add_dicom(found: FoundVolumes, folder: str, paths: list[str]) -> None:
 def _choose(path: Path, series: str) -> DicomVolume:
     scan = scan_path(path)
     if not scan.volumes and path.is_dir():
-        below = [file for _, files in _walk(path) for file in files if not is_nifti(file)]
+        below = [
+            file
+            for _, files in _walk(path)
+            for file in files
+            if not is_nifti(file) and not itk_format(file)
+        ]
         scan = scan_files(str(path), below)
     volumes = scan.volumes.get(str(path)) or [v for vs in scan.volumes.values() for v in vs]
     if not volumes:
@@ -285,9 +296,9 @@ __all__ = [
     "Refused",
     "VolumeSource",
     "compile_pattern",
+    "file_sources",
     "find_volumes",
     "label_source",
-    "nifti_sources",
     "read_volume",
     "stored_source",
     "subject_of_file",

@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from mrssl.data import find_volumes, read_volume
+from mrssl.errors import MrsslError
+
+sitk = pytest.importorskip("SimpleITK")
+
+AFFINES = [
+    np.diag([1.0, 2.0, 3.0, 1.0]),
+    np.array([[0, 0, 1.5, 7], [-2, 0, 0, 8], [0, -0.5, 0, 9], [0, 0, 0, 1.0]]),
+]
+
+
+@pytest.mark.parametrize("affine", AFFINES)
+@pytest.mark.parametrize("suffix", [".nrrd", ".nhdr", ".mha", ".mhd"])
+def test_the_same_volume_as_nifti(write_nifti: Callable, suffix: str, affine: np.ndarray) -> None:
+    """Reference: SimpleITK wrote the file, nibabel reads the same volume as NIfTI."""
+    array = np.random.default_rng(0).integers(-99, 999, (5, 6, 7)).astype(np.int16)
+    nifti = write_nifti(array, "a.nii", affine)
+    path = nifti.with_suffix(suffix)
+    sitk.WriteImage(sitk.ReadImage(str(nifti)), str(path))
+    volume = read_volume(path)
+    expected = nib.as_closest_canonical(nib.load(nifti))
+    assert np.array_equal(volume.array, expected.get_fdata())
+    np.testing.assert_allclose(volume.affine, expected.affine, atol=1e-5)
+    (source,) = [s for s in find_volumes(path.parent).volumes if s.path == str(path)]
+    assert source.shape == volume.shape
+    assert source.subject == "a"
+    np.testing.assert_allclose(source.affine, volume.affine)
+
+
+@pytest.mark.parametrize("suffix", [".nrrd", ".mha"])
+def test_damage_is_one_line_that_names_the_file(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a{suffix}"
+    sitk.WriteImage(sitk.GetImageFromArray(np.zeros((30, 30, 30), np.int16)), str(path))
+    data = path.read_bytes()
+    for damaged in (b"no volume", data[:1000], data.replace(b"30 30 30", b"9000 9000 9000")):
+        path.write_bytes(damaged)
+        with pytest.raises(MrsslError, match=rf"a\{suffix}: ") as caught:
+            read_volume(path)
+        assert "\n" not in str(caught.value)
