@@ -119,7 +119,8 @@ class SliceMapper:
         Returns:
             ``image`` float32 (C, H, W) in [0, 255]; ``boxes`` float32 (N, 4) XYXY; ``classes``
             int64 (N,); ``masks`` bool (N, H, W); ``seed`` int, for whatever is sampled later;
-            while pretraining ``clean`` as ``image``, ``types`` float32 (N, K) and ``records``;
+            while pretraining ``clean`` as ``image``, ``types`` float32 (N, K), and ``records``
+            and ``donor_index``, from which :func:`mrssl.distortions.replay` makes ``image`` again;
             and the dict's own metadata (``height``, ``width`` while pretraining those of
             ``image``, since the ground truth is made on its grid).
         """
@@ -136,7 +137,9 @@ class SliceMapper:
             image = self.augmentation.apply_image(image, change)
 
         if self.distorter is not None:
-            donor = self._resize(self._donor(record, rng), height, width)
+            donor_index = self._donor_index(record, rng)
+            donor = self.stack({**record, "slice_index": donor_index})
+            donor = self._resize(donor, height, width)
             result = self.distorter(image, rng, donor=donor, iteration=iteration)
             sample |= {
                 "image": result.image * np.float32(INTENSITY_SCALE),
@@ -146,6 +149,7 @@ class SliceMapper:
                 "classes": np.zeros(len(result.boxes), np.int64),
                 "types": result.types,
                 "records": result.records,
+                "donor_index": donor_index,
                 "height": height,
                 "width": width,
             }
@@ -174,11 +178,10 @@ class SliceMapper:
         index = record["slice_index"] + np.array([-1, 0, 1]) * self.neighbor_step
         return volume[index.clip(0, len(volume) - 1)]
 
-    def _donor(self, record: dict[str, Any], rng: np.random.Generator) -> np.ndarray:
+    def _donor_index(self, record: dict[str, Any], rng: np.random.Generator) -> int:
         """Another slice of the same volume, for the distortions that borrow pixels."""
         count = len(self.cache.image(record))
-        index = (record["slice_index"] + rng.integers(1, max(count, 2))) % count
-        return self.stack({**record, "slice_index": int(index)})
+        return int((record["slice_index"] + rng.integers(1, max(count, 2))) % count)
 
     @staticmethod
     def _resize(image: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -124,13 +124,15 @@ def mixed_precision(
 ) -> tuple[Callable[[], AbstractContextManager[None]], torch.amp.GradScaler | None]:
     """What ``SOLVER.AMP`` asks for: a factory of autocast contexts, and a scaler for float16.
 
+    On a CPU that has no bfloat16 instructions everything stays in float32, which is faster there.
+
     Args:
         cfg: the configuration.
         device: of the model.
         bfloat16: take it on a GPU that has it. A model that hands box coordinates over in the
             precision of its features needs float16: bfloat16 knows whole pixels up to 256 only.
     """
-    if not cfg.SOLVER.AMP.ENABLED:
+    if not cfg.SOLVER.AMP.ENABLED or not _pays(device):
         return nullcontext, None
     half = device.type == "cuda" and not (bfloat16 and torch.cuda.is_bf16_supported())
     dtype = torch.float16 if half else torch.bfloat16
@@ -139,3 +141,11 @@ def mixed_precision(
         return torch.autocast(device.type, dtype)
 
     return context, torch.amp.GradScaler(device.type) if half else None
+
+
+def _pays(device: torch.device) -> bool:
+    """Whether half precision is faster there: a CPU without bfloat16 instructions emulates them."""
+    if device.type != "cpu":
+        return True
+    has = torch.cpu.get_capabilities()
+    return bool(has.get("avx512_bf16") or has.get("amx_bf16"))

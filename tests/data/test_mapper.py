@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mrssl.config import load_cfg
+from mrssl.data.augmentation import SliceAugmentation
+from mrssl.data.mapper import INTENSITY_SCALE, SliceMapper, resized_shape
+from mrssl.distortions import replay
+
+
+class Volumes:
+    """Stands in for the cache: one textured volume of 7 slices, and its label volume."""
+
+    def __init__(self, height: int = 48, width: int = 56) -> None:
+        rng = np.random.default_rng(0)
+        rows, columns = np.mgrid[:height, :width]
+        disc = (rows - height / 2) ** 2 + (columns - width / 2) ** 2 < (0.45 * height) ** 2
+        self.volume = np.stack(
+            [disc * rng.uniform(0.3, 1.0, (height, width)) for _ in range(7)]
+        ).astype(np.float32)
+        self.labels = np.zeros(self.volume.shape, np.int32)
+        self.labels[:, 10:20, 12:30] = 2
+        self.labels[3, 30:40, 20:24] = 1
+
+    def image(self, record: dict[str, Any]) -> np.ndarray:
+        return self.volume
+
+    def label(self, record: dict[str, Any]) -> np.ndarray:
+        return self.labels
+
+
+def record(index: int, **more: Any) -> dict[str, Any]:
+    return {
+        "file_name": "volume.nii.gz", "series": "", "image_id": index, "slice_index": index,
+        "num_slices": 7, "subject_id": "s", "spacing": [3.0, 1.0, 1.0], "height": 48, "width": 56,
+        "slice_axis": "D", **more,
+    }  # fmt: skip
+
+
+def pretext(*overrides: object, training: bool = True, seed: int = 0) -> SliceMapper:
+    names = ["MODEL.ROI_HEADS.NAME", "DistortionROIHeads", "INPUT.MIN_SIZE_TRAIN", "(48,)"]
+    cfg = load_cfg(None, [*names, "INPUT.MIN_SIZE_TEST", "48", *map(str, overrides)])
+    mapper = SliceMapper.from_config(cfg, training=training, seed=seed)
+    mapper.cache = Volumes()
+    return mapper
+
+
+def labelled(**options: Any) -> SliceMapper:
+    settings = {"min_sizes": (0,), "max_size": 999, "class_values": (1, 2)} | options
+    return SliceMapper(cache=Volumes(), **settings)
+
+
+def same(a: dict[str, Any], b: dict[str, Any]) -> bool:
+    return all(np.array_equal(a[key], b[key]) for key in ("image", "clean", "boxes", "types"))
+
+
+def test_channels_are_the_neighbours_and_ends_repeat() -> None:
+    mapper = labelled(training=False)
+    volume = mapper.cache.volume
+    assert np.array_equal(mapper.stack(record(3)), volume[[2, 3, 4]])
+    assert np.array_equal(mapper.stack(record(0)), volume[[0, 0, 1]])
+    assert np.array_equal(labelled(neighbor_step=2).stack(record(6)), volume[[4, 6, 6]])
+    assert np.array_equal(labelled(neighbor_step=0).stack(record(2)), volume[[2, 2, 2]])
+
+
+def test_a_sample_follows_from_seed_epoch_and_slice_alone() -> None:
+    first, second = pretext(), pretext()
+    second(record(5), epoch=9)  # what came before does not matter
+    a = first(record(2), epoch=4)
+    assert same(a, second(record(2), epoch=4))
+    assert a["seed"] == second(record(2), epoch=4)["seed"]
+    for other in (first(record(2), epoch=5), pretext(seed=1)(record(2), epoch=4)):
+        assert not np.array_equal(a["image"], other["image"])
+
+
+def test_evaluation_knows_neither_seed_nor_epoch() -> None:
+    a = pretext(training=False, seed=3)(record(2), epoch=1)
+    assert same(a, pretext(training=False, seed=7)(record(2), epoch=5))
+
+
+def test_a_distorted_sample_is_annotated_and_can_be_replayed() -> None:
+    sample = pretext("MRSSL.PRETEXT.CLEAN_SHARE", 0.0)(record(2))
+    assert sample["image"].dtype == sample["clean"].dtype == np.float32
+    assert sample["image"].min() >= 0
+    assert 100 < sample["image"].max() <= INTENSITY_SCALE
+    count = len(sample["boxes"])
+    assert count > 0
+    assert sample["masks"].shape == (count, 48, 56)
+    assert sample["types"].sum(1).min() >= 1
+    assert (sample["height"], sample["width"]) == (48, 56)
+    mapper = pretext()
+    clean, donor = (
+        mapper.stack(record(2, slice_index=index)) for index in (2, sample["donor_index"])
+    )
+    again = replay(clean, sample["records"], donor=donor)
+    assert np.array_equal(again * np.float32(INTENSITY_SCALE), sample["image"])
+    assert sample["donor_index"] != 2
+
+
+def test_evaluation_keeps_the_labels_own_grid() -> None:
+    mapper = labelled(training=False, min_sizes=(96,))
+    sample = mapper(record(3, label_file="label.nii.gz"))
+    assert sample["image"].shape == (3, 96, 112)
+    assert sample["masks"].shape == (2, 48, 56)
+    assert sample["classes"].tolist() == [0, 1]
+    assert sample["boxes"].tolist() == [[20, 30, 24, 40], [12, 10, 30, 20]]
+
+
+def test_training_resizes_labels_with_the_image() -> None:
+    sample = labelled(min_sizes=(96,))(record(3, label_file="label.nii.gz"))
+    assert sample["boxes"].tolist() == [[40, 60, 48, 80], [24, 20, 60, 40]]
+    empty = labelled()(record(3, label_file="label.nii.gz") | {"slice_index": 0})
+    assert empty["classes"].tolist() == [1]
+
+
+@pytest.mark.parametrize("flip", ["none", "horizontal", "vertical"])
+def test_labels_move_with_the_pixels(flip: str) -> None:
+    """A bright square and its label stay on one another under every change."""
+    change = SliceAugmentation(
+        scale=(0.8, 1.3), rotate=30, translate=0.1, gamma=(0.7, 1.4), contrast=(0.8, 1.2), flip=flip
+    )
+    image, label = np.zeros((3, 64, 80), np.float32), np.zeros((64, 80), np.int32)
+    image[:, 20:36, 30:50] = 1.0
+    label[20:36, 30:50] = 4
+    moved = set()
+    for seed in range(20):
+        params = change.sample(np.random.default_rng(seed))
+        bright = change.apply_image(image, params)[1]
+        assert bright.dtype == np.float32
+        assert 0 <= bright.min() <= bright.max() <= 1
+        found, there = bright > (bright.min() + bright.max()) / 2, change.apply_label(label, params)
+        assert set(np.unique(there)) == {0, 4}
+        overlap = 2 * (found & (there == 4)).sum() / (found.sum() + (there == 4).sum())
+        assert overlap > 0.93
+        moved.add(tuple(np.argwhere(there == 4).mean(0).round(1)))
+    assert len(moved) > 15
+
+
+def test_no_change_is_the_identity() -> None:
+    change = SliceAugmentation()
+    image = np.random.default_rng(0).random((3, 16, 18), np.float32)
+    params = change.sample(np.random.default_rng(1))
+    np.testing.assert_allclose(change.apply_image(image, params), image, atol=1e-6)
+
+
+def test_resized_shapes() -> None:
+    assert resized_shape((224, 224), 0, 99) == (224, 224)
+    assert resized_shape((100, 200), 50, 999) == (50, 100)
+    assert resized_shape((100, 400), 200, 400) == (100, 400)
+    assert resized_shape((35, 50), 112, 999) == (112, 160)
