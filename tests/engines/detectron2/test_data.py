@@ -1,0 +1,182 @@
+from __future__ import annotations
+
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from mrssl.errors import MrsslError
+
+from .conftest import MakeConfig
+
+pytestmark = pytest.mark.detectron2
+
+
+@pytest.fixture
+def names(phantom: Path) -> Any:
+    """The phantom registered twice: with its labels, and as a folder of unlabelled scans."""
+    from detectron2.data import DatasetCatalog, MetadataCatalog
+
+    from mrssl.engines.detectron2 import register_mri
+
+    register_mri("phantom_labeled", f"{phantom}:train")
+    register_mri("phantom_scans", phantom.parent / "images")
+    yield "phantom_labeled", "phantom_scans"
+    for name in ("phantom_labeled", "phantom_scans"):
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+
+
+def test_a_registered_data_set_is_a_standard_one(names: tuple[str, str]) -> None:
+    from detectron2.data import DatasetCatalog, MetadataCatalog
+    from detectron2.structures import BoxMode
+
+    dicts = DatasetCatalog.get(names[0])
+    assert len(dicts) == 3 * 8
+    assert len({d["image_id"] for d in dicts}) == len(dicts)
+    annotation = next(a for d in dicts for a in d["annotations"])
+    assert annotation["bbox_mode"] is BoxMode.XYXY_ABS
+    metadata = MetadataCatalog.get(names[0])
+    assert metadata.thing_classes == ["small", "large"]
+    assert len(set(metadata.thing_colors)) == 2
+
+    scans = DatasetCatalog.get(names[1])
+    assert len(scans) == 4 * 8
+    assert "annotations" not in scans[0]
+    assert MetadataCatalog.get(names[1]).thing_classes == ["distorted"]
+
+
+def test_a_name_is_taken_once(names: tuple[str, str], phantom: Path) -> None:
+    from mrssl.engines.detectron2 import register_mri
+
+    with pytest.raises(MrsslError, match=r"phantom_labeled.*already"):
+        register_mri(names[0], phantom)
+
+
+def test_the_configuration_takes_names_and_paths_alike(
+    make_config: MakeConfig, names: tuple[str, str], phantom: Path, tmp_path: Path
+) -> None:
+    from mrssl.engines.datasets import RunData
+    from mrssl.engines.detectron2 import load_registered
+
+    by_name, by_path = (
+        RunData(
+            make_config("finetune", tmp_path, "DATASETS.TRAIN", f"('{name}',)"),
+            load=load_registered,
+        )
+        for name in (names[0], f"{phantom}:train")
+    )
+    assert by_name.train == by_path.train
+    assert by_name.class_names == by_path.class_names == ["small", "large"]
+
+
+def test_a_data_set_of_photographs_is_refused_in_words(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
+    from detectron2.data import DatasetCatalog
+
+    from mrssl.engines.detectron2 import load_registered
+
+    DatasetCatalog.register("photographs", lambda: [{"file_name": "a.jpg", "image_id": 0}])
+    try:
+        with pytest.raises(MrsslError, match=r"photographs.*slice_index"):
+            load_registered("photographs")
+    finally:
+        DatasetCatalog.remove("photographs")
+
+
+def test_detectron2s_own_loader_and_sampler_take_the_mapper(
+    make_config: MakeConfig, names: tuple[str, str], tmp_path: Path
+) -> None:
+    from detectron2.data import build_detection_train_loader
+
+    from mrssl.engines.detectron2 import MRIDatasetMapper
+
+    cfg = make_config("pretrain", tmp_path, "DATASETS.TRAIN", f"('{names[1]}',)")
+    loader = build_detection_train_loader(cfg, mapper=MRIDatasetMapper(cfg, True))
+    batch = next(iter(loader))
+    assert len(batch) == cfg.SOLVER.IMS_PER_BATCH
+    targets = batch[0]["instances"]
+    assert batch[0]["image"].shape[1:] == targets.image_size
+    assert len(targets.gt_boxes) == len(targets.gt_masks) == len(targets.gt_restoration)
+
+    cfg = make_config("finetune", tmp_path, "DATASETS.TRAIN", f"('{names[0]}',)")
+    loader = build_detection_train_loader(cfg, mapper=MRIDatasetMapper(cfg, True))
+    classes = [x["instances"].gt_classes for batch in islice(loader, 8) for x in batch]
+    assert set(torch.cat(classes).tolist()) == {0, 1}
+
+
+def test_a_sample_follows_from_epoch_and_slice(make_config: MakeConfig, tmp_path: Path) -> None:
+    from mrssl.engines.datasets import RunData
+    from mrssl.engines.detectron2 import MRIDatasetMapper
+
+    data = RunData(make_config("pretrain", tmp_path))
+    mapper = MRIDatasetMapper(data.train_mapper)
+    record = data.train[3]
+    first, again, later = (mapper(record, epoch=e)["image"] for e in (0, 0, 1))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, later)
+    np.random.seed(0)  # without an epoch, each call is another one
+    assert not torch.equal(mapper(record)["image"], mapper(record)["image"])
+
+
+def test_both_engines_train_on_the_same_samples(make_config: MakeConfig, tmp_path: Path) -> None:
+    from mrssl.engines.detectron2 import MRITrainer
+    from mrssl.engines.torchvision.batches import collate
+
+    trainer = MRITrainer(make_config("pretrain", tmp_path, "DATALOADER.NUM_WORKERS", 2))
+    stream = trainer.data.train_loader(start_iteration=2, rank=0, world_size=1, collate=collate)
+    ours = islice(stream, 3)
+    theirs = islice(trainer._train_loader(2), 3)
+    for a, b in zip(ours, theirs, strict=True):
+        for x, y in zip(a, b, strict=True):
+            assert torch.equal(x["image"], y["image"])
+            assert torch.equal(x["targets"]["boxes"], y["instances"].gt_boxes.tensor)
+            assert torch.equal(x["targets"]["types"], y["instances"].gt_types)
+
+
+def test_synthetic_annotations_can_be_drawn(make_config: MakeConfig, tmp_path: Path) -> None:
+    from detectron2.data import MetadataCatalog
+    from detectron2.utils.visualizer import Visualizer
+
+    from mrssl.engines.datasets import RunData
+    from mrssl.engines.detectron2 import MRIDatasetMapper, annotate
+
+    cfg = make_config("pretrain", tmp_path, "MRSSL.PRETEXT.CLEAN_SHARE", 0.0)
+    data = RunData(cfg)
+    drawn = annotate(MRIDatasetMapper(data.train_mapper)(data.train[3], epoch=0))
+    assert drawn["annotations"]
+    picture = drawn["image"]
+    visualizer = Visualizer(picture, MetadataCatalog.get("drawn").set(thing_classes=["distorted"]))
+    output = visualizer.draw_dataset_dict(drawn).get_image()
+    assert output.shape == picture.shape
+    assert (output != picture).any()
+
+
+def test_detectron2s_own_evaluator_scores_the_truth_as_perfect(
+    make_config: MakeConfig, names: tuple[str, str], tmp_path: Path
+) -> None:
+    from detectron2.data import DatasetCatalog, MetadataCatalog
+    from detectron2.evaluation import COCOEvaluator
+    from detectron2.structures import Boxes, Instances
+    from pycocotools import mask as coco
+
+    evaluator = COCOEvaluator(names[0], output_dir=str(tmp_path), use_fast_impl=False)
+    evaluator.reset()
+    for record in DatasetCatalog.get(names[0]):
+        found = Instances((record["height"], record["width"]))
+        annotations = record["annotations"]
+        found.pred_boxes = Boxes(torch.tensor([a["bbox"] for a in annotations]).reshape(-1, 4))
+        found.scores = torch.ones(len(annotations))
+        found.pred_classes = torch.tensor([a["category_id"] for a in annotations], dtype=torch.long)
+        masks = [coco.decode(a["segmentation"]) for a in annotations]
+        shape = (len(masks), *found.image_size)
+        found.pred_masks = torch.from_numpy(np.array(masks, bool).reshape(shape))
+        evaluator.process([record], [{"instances": found}])
+    results = evaluator.evaluate()
+    assert results["segm"]["AP"] == pytest.approx(100.0)
+    assert results["bbox"]["AP"] == pytest.approx(100.0)
+    assert MetadataCatalog.get(names[0]).thing_classes == ["small", "large"]

@@ -1,0 +1,159 @@
+"""The hooks in Detectron2's own trainer, without anything else of this package."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+pytestmark = pytest.mark.detectron2
+
+
+class Regression(nn.Module):
+    """A model in Detectron2's sense: a batch to losses by name, or to predictions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(2, 1)
+        self.norm = nn.BatchNorm1d(1)
+
+    def forward(self, batch: list[dict[str, Any]]) -> Any:
+        x = torch.stack([item["x"] for item in batch])
+        y = self.norm(self.layer(x))
+        return {"loss": (y - 1).square().mean()} if self.training else y
+
+
+def batches() -> Iterator[list[dict[str, Any]]]:
+    generator = torch.Generator().manual_seed(0)
+    while True:
+        yield [{"x": torch.randn(2, generator=generator)} for _ in range(4)]
+
+
+def trainer(*hooks: Any) -> Any:
+    from detectron2.engine import SimpleTrainer
+
+    model = Regression()
+    built = SimpleTrainer(model, batches(), torch.optim.SGD(model.parameters(), lr=0.1))
+    built.register_hooks(list(hooks))
+    return built
+
+
+def scores(values: list[float]) -> Any:
+    """An evaluation hook that finds ``values``, one an iteration."""
+    from detectron2.engine import hooks
+
+    left = iter(values)
+    return hooks.EvalHook(1, lambda: {"dice": {"dice": next(left)}})
+
+
+def test_training_stops_when_the_metric_no_longer_betters() -> None:
+    from mrssl.engines.detectron2.hooks import BestCheckpointer, EarlyStop
+
+    saved: list[int] = []
+    best = BestCheckpointer(
+        "dice/dice", lambda name, iteration: saved.append(iteration), patience=2
+    )
+    built = trainer(scores([0.1, 0.3, float("nan"), 0.2, 0.9]), best)
+    with pytest.raises(EarlyStop):
+        built.train(0, 10)
+    assert saved == [0, 1]
+    assert built.iter == 3
+    assert best.state_dict() == {"best": 0.3, "evaluations_since_best": 2}
+
+
+def test_distances_are_better_low_and_the_best_survives_a_resume() -> None:
+    from mrssl.engines.detectron2.hooks import BestCheckpointer
+
+    saved: list[int] = []
+    best = BestCheckpointer("hd95/hd95", lambda name, iteration: saved.append(iteration))
+    best.load_state_dict({"best": 5.0, "evaluations_since_best": 1})
+    from detectron2.engine import hooks
+
+    left = iter([7.0, 4.0, 6.0])
+    evaluation = hooks.EvalHook(1, lambda: {"hd95": {"hd95": next(left)}})
+    trainer(evaluation, best).train(0, 3)
+    assert saved == [1]
+    assert best.best == 4.0
+
+
+def test_validation_leaves_training_as_it_was() -> None:
+    from mrssl.engines.detectron2.hooks import ValidationLoss
+
+    held_out = [[{"x": torch.ones(2)}, {"x": -torch.ones(2)}], [{"x": torch.zeros(2)}]]
+    hook = ValidationLoss(0, lambda: held_out)
+    built = trainer(hook)
+    model = built.model
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    torch.manual_seed(3)
+    draw = torch.rand(1)
+    torch.manual_seed(3)
+    found = hook.measure()
+    assert torch.equal(torch.rand(1), draw)
+    assert model.training
+    assert model.norm.training
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+    model.norm.eval()
+    with torch.no_grad():
+        expected = sum(float(model(batch)["loss"]) * len(batch) for batch in held_out) / 3
+    assert found == pytest.approx({"validation/loss": expected, "validation/total_loss": expected})
+
+
+def test_random_numbers_follow_from_the_iteration() -> None:
+    from detectron2.engine import HookBase
+
+    from mrssl.engines.detectron2.hooks import SeededSteps
+
+    class Draw(HookBase):
+        def __init__(self) -> None:
+            self.draws: dict[int, float] = {}
+
+        def before_step(self) -> None:
+            self.draws[self.trainer.iter] = float(torch.rand(1))
+
+    whole, resumed, other = Draw(), Draw(), Draw()
+    trainer(SeededSteps(0), whole).train(0, 4)
+    trainer(SeededSteps(0), resumed).train(2, 4)
+    trainer(SeededSteps(1), other).train(0, 1)
+    assert resumed.draws == {i: whole.draws[i] for i in (2, 3)}
+    assert len({*whole.draws.values(), *other.draws.values()}) == 5
+
+
+def test_metrics_are_json_and_fit_for_a_resume(tmp_path: Path) -> None:
+    from detectron2.engine import hooks
+
+    from mrssl.engines.detectron2.hooks import MetricsWriter
+
+    path = tmp_path / "metrics.json"
+    writer = hooks.PeriodicWriter([MetricsWriter(path)], period=1)
+    trainer(scores([float("nan"), 0.2, 0.3, 0.4]), writer).train(0, 4)
+    writer = hooks.PeriodicWriter([MetricsWriter(path, start_iteration=2)], period=1)
+    trainer(scores([0.5, 0.6]), writer).train(2, 4)
+    rows = [json.loads(line, parse_constant=pytest.fail) for line in path.read_text().splitlines()]
+    losses = [row["iteration"] for row in rows if "total_loss" in row]
+    assert losses == [0, 1, 2, 3]
+    assert rows[0]["dice/dice"] is None
+    assert [row["dice/dice"] for row in rows if "dice/dice" in row][1:] == [0.2, 0.5, 0.6]
+
+
+def test_pictures_are_drawn_in_evaluation_mode() -> None:
+    from mrssl.engines.detectron2.hooks import Pictures
+
+    modes: list[bool] = []
+
+    def draw(model: nn.Module) -> np.ndarray:
+        modes.append(model.training)
+        return np.zeros((4, 6, 3), np.uint8)
+
+    built = trainer(Pictures(2, draw))
+    built.train(0, 5)
+    assert modes == [False, False, False]  # after iterations 2 and 4, and at the end
+    assert built.model.training
+    assert [step for _, _, step in built.storage._vis_data] == [1, 3, 4]
+    assert built.storage._vis_data[0][1].shape == (3, 4, 6)

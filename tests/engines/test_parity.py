@@ -1,0 +1,165 @@
+"""One contract, two engines: the same weights find the same, the same batch costs the same.
+
+The weights are trained here for a few iterations, unless MRSSL_TEST_CHECKPOINT names a pretraining
+checkpoint of configs/pretrain/distortion_R_18_FPN_small.yaml.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from mrssl.checkpoint import load_checkpoint, load_strict
+from mrssl.config import load_cfg
+
+pytestmark = pytest.mark.detectron2
+
+CONFIG = "configs/pretrain/distortion_R_18_FPN_small.yaml"
+SLICES = 50
+ITERATIONS = 25
+
+
+def config(root: Path, data: Path, output: Path, *overrides: Any, engine: str) -> Any:
+    options = [
+        "MODEL.DEVICE", "cpu", "OUTPUT_DIR", str(output),
+        "DATASETS.TRAIN", f"('{data}:train',)", "DATASETS.TEST", f"('{data}:train',)",
+        "INPUT.MIN_SIZE_TRAIN", "(96,)", "INPUT.MIN_SIZE_TEST", "96", "INPUT.MAX_SIZE_TEST", "160",
+        "SOLVER.IMS_PER_BATCH", "4", "DATALOADER.NUM_WORKERS", "0",
+        *map(str, overrides),
+    ]  # fmt: skip
+    if engine == "torchvision":
+        return load_cfg(root / CONFIG, options)
+    from mrssl.engines.detectron2 import get_cfg
+
+    return load_cfg(root / CONFIG, options, cfg=get_cfg())
+
+
+def models(
+    root: Path, data: Path, output: Path, content: Any, *overrides: Any
+) -> tuple[Any, Any, Any]:
+    """The embedded engine's model, Detectron2's, both with the same weights, and the data."""
+    from detectron2.modeling import build_model as build_detectron2
+
+    from mrssl.engines.datasets import RunData
+    from mrssl.engines.torchvision import build_model
+
+    cfg = config(root, data, output, *overrides, engine="torchvision")
+    described = RunData(cfg)
+    ours = build_model(cfg, len(described.type_names))
+    theirs = build_detectron2(config(root, data, output, *overrides, engine="detectron2"))
+    load_strict(ours, content, names="torchvision")
+    load_strict(theirs, content)
+    return ours, theirs, described
+
+
+@pytest.fixture(scope="module")
+def spine(shared_data: Path) -> Path:
+    return shared_data / "spine" / "dataset.json"
+
+
+@pytest.fixture(scope="module")
+def trained(
+    repository_root: Path, spine: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Any]:
+    """A pretraining checkpoint whose model finds regions, if not well."""
+    named = os.environ.get("MRSSL_TEST_CHECKPOINT")
+    if named:
+        return load_checkpoint(named)
+    from mrssl.engines.torchvision import Trainer
+
+    folder = tmp_path_factory.mktemp("parity")
+    cfg = config(
+        repository_root, spine, folder, "SOLVER.MAX_ITER", ITERATIONS, "SOLVER.BASE_LR", 1e-3,
+        "SOLVER.WARMUP_ITERS", 3, "DATASETS.TEST", "()", engine="torchvision",
+    )  # fmt: skip
+    Trainer(cfg).train()
+    return load_checkpoint(folder / "model_final.pth")
+
+
+def box_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Of boxes (N, 4) with those of the same place."""
+    low, high = np.maximum(a[:, :2], b[:, :2]), np.minimum(a[:, 2:], b[:, 2:])
+    both = np.prod((high - low).clip(min=0), axis=1)
+    areas = [np.prod(x[:, 2:] - x[:, :2], axis=1) for x in (a, b)]
+    return both / (areas[0] + areas[1] - both)
+
+
+@torch.no_grad()
+def test_the_same_weights_find_the_same_on_real_slices(
+    repository_root: Path, spine: Path, trained: dict[str, Any], tmp_path: Path
+) -> None:
+    from mrssl.engines.detectron2.dataset_mapper import to_input as detectron2_input
+    from mrssl.engines.detectron2.evaluation import to_prediction as detectron2_prediction
+    from mrssl.engines.torchvision.batches import to_input, to_prediction
+
+    ours, theirs, data = models(
+        repository_root, spine, tmp_path, trained, "MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.02
+    )
+    ours.eval()
+    theirs.eval()
+    records = data.test[:: max(len(data.test) // SLICES, 1)][:SLICES]
+    assert len(records) == SLICES
+    found = changed = 0
+    for record in records:
+        sample = data.test_mapper(record)
+        a = to_prediction(ours([to_input(sample)])[0])
+        x = detectron2_input(sample, is_train=False)
+        b = detectron2_prediction(x, theirs([x])[0]["instances"])
+        assert a.keys() == b.keys()
+        assert len(a["scores"]) == len(b["scores"])
+        np.testing.assert_array_equal(a["classes"], b["classes"])
+        np.testing.assert_allclose(a["scores"], b["scores"], atol=1e-4)
+        np.testing.assert_allclose(a["type_scores"], b["type_scores"], atol=1e-4)
+        np.testing.assert_allclose(a["restored"], b["restored"], atol=1e-4)
+        if len(a["scores"]):
+            assert box_iou(a["boxes"], b["boxes"]).min() >= 0.999
+            assert (a["masks"] != b["masks"]).mean((1, 2)).max() <= 0.005
+        found += len(a["scores"])
+        middle = sample["image"][1] / 255
+        changed += int(np.abs(a["restored"] - middle).max() > 1e-3)
+    assert found >= SLICES  # or else there was nothing to agree on
+    assert changed >= SLICES // 2
+
+
+def test_the_same_batch_costs_the_same(repository_root: Path, spine: Path, tmp_path: Path) -> None:
+    """Losses of the two branches, where no proposal is left to chance: all positives are taken."""
+    from detectron2.utils.events import EventStorage
+
+    from mrssl.checkpoint import to_detectron2
+    from mrssl.engines.detectron2.dataset_mapper import to_input as detectron2_input
+    from mrssl.engines.torchvision import build_model
+    from mrssl.engines.torchvision.batches import to_input
+
+    everything = (
+        "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", 100000, "MODEL.ROI_HEADS.POSITIVE_FRACTION", 1.0,
+        "MRSSL.DISTORTION_HEAD.MAX_ROIS", 100000,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    initial = build_model(
+        config(repository_root, spine, tmp_path, *everything, engine="torchvision"), 8
+    )
+    # The last layer of the restoration starts at zero: moved, so that the loss depends on all.
+    torch.nn.init.normal_(
+        initial.roi_heads.distortion_branch.restoration_head.predictor.weight, std=0.01
+    )
+    content = {"model": to_detectron2(initial.state_dict())}
+    ours, theirs, data = models(repository_root, spine, tmp_path, content, *everything)
+    samples = [data.train_mapper(record) for record in data.train[5:200:50]]
+    assert sum(len(sample["boxes"]) for sample in samples) >= 4
+    ours.train()
+    theirs.train()
+    with torch.no_grad(), EventStorage():
+        a = ours([to_input(sample) for sample in samples])
+        b = theirs([detectron2_input(sample, is_train=True) for sample in samples])
+    assert a.keys() == b.keys()
+    for name in ("loss_type", "loss_restoration"):
+        assert float(a[name]) > 0.1
+        assert float(a[name]) == pytest.approx(float(b[name]), abs=1e-5), name
+    # Not promised, and seen: with every proposal taken the mask and class losses agree as well.
+    for name in ("loss_mask", "loss_cls"):
+        assert float(a[name]) == pytest.approx(float(b[name]), abs=1e-4), name
