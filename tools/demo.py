@@ -75,8 +75,8 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("--output", type=Path, default=Path("demo_output"), help="folder to write")
-    options.add_argument("--pretrain-iterations", type=int, default=350)
-    options.add_argument("--finetune-iterations", type=int, default=250)
+    options.add_argument("--pretrain-iterations", type=int, default=300)
+    options.add_argument("--finetune-iterations", type=int, default=200)
     return options
 
 
