@@ -67,6 +67,7 @@ def test_targets_ride_along_with_their_proposals(parts: Any) -> None:
 
     model, batch, _ = parts
     targets = [x["instances"] for x in batch]
+    model.roi_heads.batch_size_per_image, model.roi_heads.positive_fraction = 64, 1.0
     proposals = []
     for target in targets:
         proposal = Instances(target.image_size)
