@@ -193,7 +193,7 @@ def test_a_loss_that_is_not_finite_names_itself_and_the_slices(
     with torch.no_grad():
         trainer.bare_model.roi_heads.box_predictor.cls_score.weight.fill_(float("nan"))
     with pytest.raises(MrsslError, match=r"loss_cls.*not finite.*subject\d"):
-        trainer.run_step()
+        trainer.train()
 
 
 def test_neither_engine_resumes_from_the_other(
@@ -208,7 +208,14 @@ def test_neither_engine_resumes_from_the_other(
     cfg = make_config("pretrain", tmp_path)
     embedded = load_cfg(
         repository_root / PRETRAIN,
-        ["MODEL.DEVICE", "cpu", "DATASETS.TRAIN", repr(cfg.DATASETS.TRAIN), "OUTPUT_DIR", tmp_path],
+        [
+            "MODEL.DEVICE",
+            "cpu",
+            "DATASETS.TRAIN",
+            repr(cfg.DATASETS.TRAIN),
+            "OUTPUT_DIR",
+            str(tmp_path),
+        ],
     )
     with pytest.raises(CheckpointError, match="no training state of this engine"):
         Trainer(embedded, resume=True)
