@@ -102,11 +102,14 @@ def add_mrssl_config(cfg: CN) -> None:
     node.DISTORTION_HEAD.MAX_ROIS = 8  # positive proposals a slice that the two branches see
     node.TYPE_HEAD = make()
     node.TYPE_HEAD.CONV_DIM = 64
+    # "BN" learns types several times as fast as "GN": normalising each region by itself takes away
+    # the contrast and noise level that tell types apart.
+    node.TYPE_HEAD.NORM = "BN"
     node.TYPE_HEAD.LOSS_WEIGHT = 1.0
     node.RESTORATION_HEAD = make()
     node.RESTORATION_HEAD.RESOLUTION = 48  # restored pixels a side; + 2 MARGIN a multiple of 4
     node.RESTORATION_HEAD.CONV_DIM = 32
-    node.RESTORATION_HEAD.NORM = "GN"
+    node.RESTORATION_HEAD.NORM = "BN"
     node.RESTORATION_HEAD.L1_WEIGHT = 0.5
     node.RESTORATION_HEAD.L2_WEIGHT = 0.5
     node.RESTORATION_HEAD.SSIM_WEIGHT = 0.25

@@ -14,6 +14,7 @@ from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 
 from mrssl.errors import MrsslError
+from mrssl.modeling.layers import graph_zero
 from mrssl.modeling.restoration_head import RestorationHead, restoration_loss
 from mrssl.modeling.roi_ops import crop_rois, expand_boxes, select_rois
 from mrssl.modeling.type_head import DistortionTypeHead, distortion_type_loss
@@ -89,7 +90,10 @@ class DistortionBranch(nn.Module):
         type_head = restoration_head = None
         if node.TYPE_HEAD.LOSS_WEIGHT > 0:
             type_head = DistortionTypeHead(
-                num_types=num_types, conv_dim=node.TYPE_HEAD.CONV_DIM, **inputs
+                num_types=num_types,
+                conv_dim=node.TYPE_HEAD.CONV_DIM,
+                norm=node.TYPE_HEAD.NORM,
+                **inputs,
             )
         if node.RESTORATION_HEAD.LOSS_WEIGHT > 0:
             restoration_head = RestorationHead(
@@ -157,6 +161,9 @@ class DistortionBranch(nn.Module):
         boxes = [b[k].detach() for b, k in zip(boxes, keep, strict=True)]
         crops = self.crop(images, features, boxes)
         normalizer = mean_count(len(crops[0]))
+        if len(crops[0]) == 0:  # batch norm would fail on nothing
+            heads = {"loss_type": self.type_head, "loss_restoration": self.restoration_head}
+            return {k: graph_zero(*head.parameters()) for k, head in heads.items() if head}
         losses = {}
         if self.type_head is not None:
             wanted = torch.cat([t[k] for t, k in zip(types, keep, strict=True)])

@@ -35,7 +35,7 @@ class RestorationHead(nn.Module):
         fine_channels: int,
         context_channels: int,
         conv_dim: int = 32,
-        norm: str = "GN",
+        norm: str = "BN",
     ) -> None:
         super().__init__()
         thin = conv_dim // 2

@@ -34,12 +34,15 @@ class DistortionTypeHead(nn.Module):
         context_channels: int,
         num_types: int,
         conv_dim: int = 64,
-        norm: str = "GN",
+        norm: str = "BN",
     ) -> None:
         super().__init__()
         thin = max(conv_dim // 4, 8)
-        self.pixels = ConvNormReLU(pixel_channels, thin, stride=2, norm=norm)
-        self.conv1 = ConvNormReLU(fine_channels + thin, conv_dim, stride=2, norm=norm)
+        self.pixels = nn.Sequential(
+            ConvNormReLU(pixel_channels, thin, norm=norm),
+            ConvNormReLU(thin, 2 * thin, stride=2, norm=norm),
+        )
+        self.conv1 = ConvNormReLU(fine_channels + 2 * thin, conv_dim, stride=2, norm=norm)
         self.conv2 = ConvNormReLU(context_channels + conv_dim, conv_dim, stride=2, norm=norm)
         self.conv3 = ConvNormReLU(conv_dim, conv_dim, norm=norm)
         self.predictor = nn.Linear(2 * conv_dim, num_types)

@@ -54,8 +54,11 @@ class RestorationTargets:
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> RestorationTargets:
         """The same targets on ``device``."""
-        moved = (t.to(device, non_blocking=non_blocking) for t in (self.pixels, self.masks))
-        return RestorationTargets(*moved, self.index.to(device))
+        return RestorationTargets(
+            self.pixels.to(device, non_blocking=non_blocking),
+            self.masks.to(device, non_blocking=non_blocking),
+            self.index.to(device),
+        )
 
     def crop_and_resize(self, boxes: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
         """Crop each instance's box, resampled by an aligned ROIAlign of exact averaging.

@@ -44,7 +44,7 @@ def test_every_input_and_parameter_counts(wave, fill):
 
 
 def test_rois_do_not_see_one_another(wave, fill):
-    head = fill(build())
+    head = fill(build()).eval()  # in training, batch norm compares them
     pixels, fine, context = inputs(wave, rois=3)
     whole = head(pixels, fine, context)
     for i in range(3):

@@ -47,6 +47,7 @@ def test_every_input_and_parameter_counts(head, wave):
 
 
 def test_rois_do_not_see_one_another(head, wave):
+    head.eval()  # in training, batch norm compares them
     whole = head(*inputs(wave, rois=3))
     alone = [head(*(t[i : i + 1] for t in inputs(wave, rois=3))) for i in range(3)]
     torch.testing.assert_close(torch.cat(alone), whole, rtol=1e-4, atol=1e-5)
@@ -90,4 +91,4 @@ def test_the_normalizer_joins_processes(wave):
 def test_pinned_loss(head, wave):
     types = (wave(2, 6, phase=3.0) > 0.5).float()
     loss = distortion_type_loss(head(*inputs(wave)), types)
-    assert loss.item() == pytest.approx(4.29947, rel=1e-4)
+    assert loss.item() == pytest.approx(3.87538, rel=1e-4)

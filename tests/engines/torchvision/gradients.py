@@ -24,6 +24,9 @@ def main(config: str, data: str, output: str) -> None:
         overrides = [
             "MODEL.DEVICE", "cpu", "DATASETS.TRAIN", f"('{data}:train',)", "OUTPUT_DIR", folder,
             "SOLVER.IMS_PER_BATCH", "4", "MRSSL.PRETEXT.CLEAN_SHARE", "0.4",
+            # The statistics of batch norm are each process's own.
+            "MODEL.RESNETS.NORM", "GN", "MODEL.FPN.NORM", "GN",
+            "MRSSL.TYPE_HEAD.NORM", "GN", "MRSSL.RESTORATION_HEAD.NORM", "GN",
         ]  # fmt: skip
         trainer = Trainer(load_cfg(config, overrides))
     loader = trainer.data.train_loader(
