@@ -94,22 +94,21 @@ def add_mrssl_config(cfg: CN) -> None:
     node.PRETEXT.ALL_CHANNELS = 1.0
 
     # -- the two branches of the pretext -----------------------------------------------------------
-    node.DISTORTION_HEAD = make()
+    node.DISTORTION_HEAD = CN()
     node.DISTORTION_HEAD.IN_FEATURES = ("p2", "p4")  # the two scales: fine, context
     # Surroundings that the branches see of a region, in cells of the restored crop on each side;
     # without them, what was lost could only be guessed from what is left.
     node.DISTORTION_HEAD.MARGIN = 8
     node.DISTORTION_HEAD.MAX_ROIS = 8  # positive proposals a slice that the two branches see
-    node.TYPE_HEAD = make()
-    node.TYPE_HEAD.CONV_DIM = 64
+    node.DISTORTION_HEAD.CONV_DIM = 32
     # "BN" learns types several times as fast as "GN": normalising each region by itself takes away
     # the contrast and noise level that tell types apart.
-    node.TYPE_HEAD.NORM = "BN"
+    node.DISTORTION_HEAD.NORM = "BN"
+    node.TYPE_HEAD = CN()
+    node.TYPE_HEAD.CONV_DIM = 64
     node.TYPE_HEAD.LOSS_WEIGHT = 1.0
-    node.RESTORATION_HEAD = make()
-    node.RESTORATION_HEAD.RESOLUTION = 48  # restored pixels a side; + 2 MARGIN a multiple of 4
-    node.RESTORATION_HEAD.CONV_DIM = 32
-    node.RESTORATION_HEAD.NORM = "BN"
+    node.RESTORATION_HEAD = CN()
+    node.RESTORATION_HEAD.RESOLUTION = 48  # restored pixels a side; + 2 MARGIN a multiple of 8
     node.RESTORATION_HEAD.L1_WEIGHT = 0.5
     node.RESTORATION_HEAD.L2_WEIGHT = 0.5
     node.RESTORATION_HEAD.SSIM_WEIGHT = 0.25

@@ -4,6 +4,7 @@ from mrssl.modeling.distortion_branch import DistortionBranch
 from mrssl.modeling.improved_mask_head import ImprovedMaskHead
 from mrssl.modeling.mask_loss import mask_rcnn_loss, mask_targets
 from mrssl.modeling.poolers import PyramidPooler, TwoScalePooler
+from mrssl.modeling.region_encoder import RegionEncoder
 from mrssl.modeling.restoration_head import RestorationHead, restoration_loss, ssim_map
 from mrssl.modeling.roi_ops import crop_rois, expand_boxes, paste_rois, restore_slice, select_rois
 from mrssl.modeling.type_head import DistortionTypeHead, distortion_type_loss
@@ -13,6 +14,7 @@ __all__ = [
     "DistortionTypeHead",
     "ImprovedMaskHead",
     "PyramidPooler",
+    "RegionEncoder",
     "RestorationHead",
     "TwoScalePooler",
     "crop_rois",

@@ -1,4 +1,4 @@
-"""What the pretext adds to Mask R-CNN: both branches, and the two-scale crops that feed them.
+"""What the pretext adds to Mask R-CNN: both branches, and the region encoder that feeds them.
 
 Either engine owns one :class:`DistortionBranch` as ``roi_heads.distortion_branch``; it needs
 nothing of a detector but its input images, its pyramid and boxes.
@@ -7,7 +7,6 @@ nothing of a detector but its input images, its pyramid and boxes.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import torch
 from fvcore.common.config import CfgNode
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 
 from mrssl.errors import MrsslError
 from mrssl.modeling.layers import graph_zero
+from mrssl.modeling.region_encoder import RegionEncoder
 from mrssl.modeling.restoration_head import RestorationHead, restoration_loss
 from mrssl.modeling.roi_ops import crop_rois, expand_boxes, select_rois
 from mrssl.modeling.type_head import DistortionTypeHead, distortion_type_loss
@@ -27,11 +27,12 @@ class DistortionBranch(nn.Module):
     Args:
         in_features: names of the fine and the context level of the pyramid.
         strides: their strides, in input pixels.
+        encoder: what both branches see of a region.
         type_head: None leaves the branch out (an ablation).
         restoration_head: None leaves the branch out.
         resolution: S, side of the restored crops.
-        margin: cells of surroundings that the crops show on each side besides; S + 2 margin is a
-            multiple of 4.
+        margin: cells of surroundings that the crops show on each side besides; T = S + 2 margin
+            is a multiple of 8.
         max_rois: positive proposals a slice that the branches are trained on.
         type_weight, restoration_weight: weights of the two losses.
         restoration_terms: keyword arguments of
@@ -43,6 +44,7 @@ class DistortionBranch(nn.Module):
         *,
         in_features: Sequence[str],
         strides: Sequence[int],
+        encoder: RegionEncoder,
         type_head: DistortionTypeHead | None,
         restoration_head: RestorationHead | None,
         resolution: int = 48,
@@ -53,13 +55,14 @@ class DistortionBranch(nn.Module):
         restoration_terms: Mapping[str, float] | None = None,
     ) -> None:
         super().__init__()
-        if (resolution + 2 * margin) % 4:
+        if (resolution + 2 * margin) % 8:
             raise MrsslError(
                 f"MRSSL.RESTORATION_HEAD.RESOLUTION {resolution} and twice "
-                f"MRSSL.DISTORTION_HEAD.MARGIN {margin} must add up to a multiple of 4"
+                f"MRSSL.DISTORTION_HEAD.MARGIN {margin} must add up to a multiple of 8"
             )
         self.in_features = tuple(in_features)
         self.strides = tuple(strides)
+        self.encoder = encoder
         self.type_head = type_head
         self.restoration_head = restoration_head
         self.resolution = resolution
@@ -82,28 +85,27 @@ class DistortionBranch(nn.Module):
             num_types: K.
         """
         node, names = cfg.MRSSL, cfg.MRSSL.DISTORTION_HEAD.IN_FEATURES
-        inputs: dict[str, Any] = {
-            "pixel_channels": len(cfg.MODEL.PIXEL_MEAN),
-            "fine_channels": channels,
-            "context_channels": channels,
-        }
+        width = node.DISTORTION_HEAD.CONV_DIM
         type_head = restoration_head = None
         if node.TYPE_HEAD.LOSS_WEIGHT > 0:
             type_head = DistortionTypeHead(
+                in_channels=2 * width,
                 num_types=num_types,
                 conv_dim=node.TYPE_HEAD.CONV_DIM,
-                norm=node.TYPE_HEAD.NORM,
-                **inputs,
+                norm=node.DISTORTION_HEAD.NORM,
             )
         if node.RESTORATION_HEAD.LOSS_WEIGHT > 0:
-            restoration_head = RestorationHead(
-                **inputs,
-                conv_dim=node.RESTORATION_HEAD.CONV_DIM,
-                norm=node.RESTORATION_HEAD.NORM,
-            )
+            restoration_head = RestorationHead(conv_dim=width, norm=node.DISTORTION_HEAD.NORM)
         return cls(
             in_features=names,
             strides=[strides[name] for name in names],
+            encoder=RegionEncoder(
+                pixel_channels=len(cfg.MODEL.PIXEL_MEAN),
+                fine_channels=channels,
+                context_channels=channels,
+                conv_dim=width,
+                norm=node.DISTORTION_HEAD.NORM,
+            ),
             type_head=type_head,
             restoration_head=restoration_head,
             resolution=node.RESTORATION_HEAD.RESOLUTION,
@@ -121,17 +123,17 @@ class DistortionBranch(nn.Module):
     def crop(
         self, images: Tensor, features: Mapping[str, Tensor], boxes: Sequence[Tensor]
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Pixels (R, 3, T, T), fine (R, C, T/2, T/2) and context (R, C, T/4, T/4) of the boxes.
+        """Pixels (R, 3, T, T), fine (R, C, T/4, T/4) and context (R, C, T/8, T/8) of the boxes.
 
-        T = S + 2 margin; the crops show the boxes and their surroundings.
+        The crops show the boxes and their surroundings.
         """
         side = self.resolution + 2 * self.margin
         boxes = [expand_boxes(b, side / self.resolution) for b in boxes]
         fine, context = (features[name] for name in self.in_features)
         return (
             crop_rois(images, boxes, side, 1),
-            crop_rois(fine, boxes, side // 2, self.strides[0]),
-            crop_rois(context, boxes, side // 4, self.strides[1]),
+            crop_rois(fine, boxes, side // 4, self.strides[0]),
+            crop_rois(context, boxes, side // 8, self.strides[1]),
         )
 
     def losses(
@@ -163,11 +165,13 @@ class DistortionBranch(nn.Module):
         normalizer = mean_count(len(crops[0]))
         if len(crops[0]) == 0:  # batch norm would fail on nothing
             heads = {"loss_type": self.type_head, "loss_restoration": self.restoration_head}
-            return {k: graph_zero(*head.parameters()) for k, head in heads.items() if head}
+            zero = graph_zero(*self.parameters())
+            return {name: zero for name, head in heads.items() if head is not None}
+        half, quarter = self.encoder(*crops)
         losses = {}
         if self.type_head is not None:
             wanted = torch.cat([t[k] for t, k in zip(types, keep, strict=True)])
-            loss = distortion_type_loss(self.type_head(*crops), wanted, normalizer=normalizer)
+            loss = distortion_type_loss(self.type_head(quarter), wanted, normalizer=normalizer)
             losses["loss_type"] = self.type_weight * loss
         if self.restoration_head is not None:
             pixels = [
@@ -176,7 +180,7 @@ class DistortionBranch(nn.Module):
             ]
             distorted, clean, mask = (torch.cat(parts) for parts in zip(*pixels, strict=True))
             loss = restoration_loss(
-                self._restore(crops),
+                self._restore(half, quarter),
                 distorted,
                 clean,
                 mask,
@@ -197,15 +201,16 @@ class DistortionBranch(nn.Module):
         """
         counts = [len(b) for b in boxes]
         crops = self.crop(images, features, boxes)
+        half, quarter = self.encoder(*crops)
         types = residuals = None
         if self.type_head is not None:
-            types = list(self.type_head(*crops).sigmoid().split(counts))
+            types = list(self.type_head(quarter).sigmoid().split(counts))
         if self.restoration_head is not None:
-            residuals = list(self._restore(crops).float().split(counts))
+            residuals = list(self._restore(half, quarter).float().split(counts))
         return types, residuals
 
-    def _restore(self, crops: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+    def _restore(self, half: Tensor, quarter: Tensor) -> Tensor:
         """Residuals (R, S, S) of the boxes themselves, without their surroundings."""
         assert self.restoration_head is not None
         inside = slice(self.margin, self.margin + self.resolution)
-        return self.restoration_head(*crops)[:, inside, inside]
+        return self.restoration_head(half, quarter)[:, inside, inside]

@@ -50,6 +50,23 @@ def upsample2(x: Tensor) -> Tensor:
     return nn.functional.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
 
 
+def space_to_depth(x: Tensor) -> Tensor:
+    """Blocks of 2 x 2 pixels as channels: (R, C, H, W) -> (R, 4 C, H/2, W/2).
+
+    As ``F.pixel_unshuffle``, which gives an empty batch the wrong shape.
+    """
+    rois, channels, height, width = x.shape
+    blocks = x.reshape(rois, channels, height // 2, 2, width // 2, 2).permute(0, 1, 3, 5, 2, 4)
+    return blocks.reshape(rois, 4 * channels, height // 2, width // 2)
+
+
+def depth_to_space(x: Tensor) -> Tensor:
+    """The inverse of :func:`space_to_depth`: (R, 4 C, H, W) -> (R, C, 2 H, 2 W)."""
+    rois, channels, height, width = x.shape
+    blocks = x.reshape(rois, channels // 4, 2, 2, height, width).permute(0, 1, 4, 2, 5, 3)
+    return blocks.reshape(rois, channels // 4, 2 * height, 2 * width)
+
+
 def graph_zero(*tensors: Tensor) -> Tensor:
     """A zero that keeps ``tensors`` in the graph: the loss of a batch without any instance.
 

@@ -1,6 +1,6 @@
 """The restoration branch: what was lost in a region, as a residual on the distorted pixels.
 
-Shape letters: R ROIs, S the crops' side (a multiple of 4), C channels of the pyramid.
+Shape letters: R ROIs, S the crops' side, D ``conv_dim`` of the region encoder.
 """
 
 from __future__ import annotations
@@ -9,65 +9,40 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mrssl.modeling.layers import ConvNormReLU, graph_zero, upsample2
+from mrssl.modeling.layers import ConvNormReLU, depth_to_space, graph_zero, upsample2
 
 
 class RestorationHead(nn.Module):
-    """Predict clean minus distorted pixels of each ROI from its pixels and two scales of features.
+    """Predict clean minus distorted pixels of each ROI: the decoder of a U-Net over the ROI.
 
-    A small U-Net over the ROI: the distorted pixels enter at full resolution S, the fine pyramid
-    level joins at S/2 and the context level at S/4; what the pixels' path kept joins on the way
-    back up. The path from the pixels matters: pyramid features alone blur whatever was sharp. The
-    last layer starts at zero, so that restoration starts as the identity and can only improve.
+    Its encoder is :class:`~mrssl.modeling.region_encoder.RegionEncoder`. The last layer starts at
+    zero, so that restoration starts as the identity and can only improve.
 
     Args:
-        pixel_channels: channels of the input image (neighbouring slices).
-        fine_channels: C of the fine pyramid level.
-        context_channels: C of the context level.
-        conv_dim: channels at S/2; the full resolution has half as many.
+        conv_dim: D.
         norm: "", "BN" or "GN".
     """
 
-    def __init__(
-        self,
-        *,
-        pixel_channels: int,
-        fine_channels: int,
-        context_channels: int,
-        conv_dim: int = 32,
-        norm: str = "BN",
-    ) -> None:
+    def __init__(self, *, conv_dim: int = 32, norm: str = "BN") -> None:
         super().__init__()
-        thin = conv_dim // 2
-        self.down1 = ConvNormReLU(pixel_channels, thin, norm=norm)
-        self.down2 = ConvNormReLU(thin, conv_dim, stride=2, norm=norm)
-        self.fine = nn.Conv2d(fine_channels, conv_dim, 1)
-        self.down3 = ConvNormReLU(2 * conv_dim, 2 * conv_dim, stride=2, norm=norm)
-        self.context = nn.Conv2d(context_channels, 2 * conv_dim, 1)
-        self.middle = ConvNormReLU(2 * conv_dim, 2 * conv_dim, norm=norm)
-        self.up2 = ConvNormReLU(4 * conv_dim, conv_dim, norm=norm)
-        self.up1 = ConvNormReLU(conv_dim + thin, thin, norm=norm)
-        self.predictor = nn.Conv2d(thin, 1, 3, padding=1)
+        self.narrow = nn.Conv2d(2 * conv_dim, conv_dim, 1)
+        self.up = ConvNormReLU(2 * conv_dim, conv_dim, norm=norm)
+        self.predictor = nn.Conv2d(conv_dim, 4, 3, padding=1)
         nn.init.zeros_(self.predictor.weight)
         nn.init.zeros_(self.predictor.bias)  # type: ignore[arg-type]
 
-    def forward(self, pixels: Tensor, fine: Tensor, context: Tensor) -> Tensor:
+    def forward(self, half: Tensor, quarter: Tensor) -> Tensor:
         """Residuals in units of the [0, 1] intensity range.
 
         Args:
-            pixels: float (R, 3, S, S), the distorted pixels as the backbone gets them.
-            fine: float (R, C, S/2, S/2).
-            context: float (R, C, S/4, S/4).
+            half: float (R, D, S/2, S/2), the encoder's view of the pixels.
+            quarter: float (R, 2 D, S/4, S/4), its view of everything.
 
         Returns:
             float (R, S, S).
         """
-        full = self.down1(pixels)
-        half = torch.cat([self.down2(full), self.fine(fine)], dim=1)
-        quarter = self.middle(self.down3(half) + self.context(context))
-        half = self.up2(torch.cat([upsample2(quarter), half], dim=1))
-        full = self.up1(torch.cat([upsample2(half), full], dim=1))
-        return self.predictor(full)[:, 0]
+        x = self.up(torch.cat([upsample2(self.narrow(quarter)), half], dim=1))
+        return depth_to_space(self.predictor(x))[:, 0]
 
 
 def ssim_map(a: Tensor, b: Tensor, window: int = 7) -> Tensor:

@@ -1,6 +1,6 @@
 """The distortion-type branch: which of the K registered distortions befell a region.
 
-Shape letters: R ROIs, S the side of the pixel crops, C channels of the pyramid, K types.
+Shape letters: R ROIs, T the side of the pixel crops, D ``conv_dim`` of the encoder, K types.
 """
 
 from __future__ import annotations
@@ -15,53 +15,36 @@ from mrssl.modeling.layers import ConvNormReLU, graph_zero
 class DistortionTypeHead(nn.Module):
     """Multi-label classifier of each ROI: distortions compose, so the K types are independent.
 
-    It sees the same three inputs as the restoration branch (pixels, fine, context), each reduced
-    by strided convolutions: types such as noise differ in texture that the pyramid may have lost.
+    It reads what :class:`~mrssl.modeling.region_encoder.RegionEncoder` makes of the pixels and the
+    pyramid: types such as noise differ in texture that the pyramid alone may have lost.
 
     Args:
-        pixel_channels: channels of the input image.
-        fine_channels, context_channels: C of the two pyramid levels.
+        in_channels: channels of the encoder's output, 2 D.
         num_types: K.
         conv_dim: channels of the convolutions.
         norm: "", "BN" or "GN".
     """
 
     def __init__(
-        self,
-        *,
-        pixel_channels: int,
-        fine_channels: int,
-        context_channels: int,
-        num_types: int,
-        conv_dim: int = 64,
-        norm: str = "BN",
+        self, *, in_channels: int, num_types: int, conv_dim: int = 64, norm: str = "BN"
     ) -> None:
         super().__init__()
-        thin = max(conv_dim // 4, 8)
-        self.pixels = nn.Sequential(
-            ConvNormReLU(pixel_channels, thin, norm=norm),
-            ConvNormReLU(thin, 2 * thin, stride=2, norm=norm),
-        )
-        self.conv1 = ConvNormReLU(fine_channels + 2 * thin, conv_dim, stride=2, norm=norm)
-        self.conv2 = ConvNormReLU(context_channels + conv_dim, conv_dim, stride=2, norm=norm)
-        self.conv3 = ConvNormReLU(conv_dim, conv_dim, norm=norm)
+        self.conv1 = ConvNormReLU(in_channels, conv_dim, stride=2, norm=norm)
+        self.conv2 = ConvNormReLU(conv_dim, conv_dim, norm=norm)
         self.predictor = nn.Linear(2 * conv_dim, num_types)
         nn.init.normal_(self.predictor.weight, std=0.01)
         nn.init.constant_(self.predictor.bias, -2.0)  # a type is rare: start near p = 0.12
 
-    def forward(self, pixels: Tensor, fine: Tensor, context: Tensor) -> Tensor:
+    def forward(self, quarter: Tensor) -> Tensor:
         """Logits of the K types.
 
         Args:
-            pixels: float (R, 3, S, S).
-            fine: float (R, C, S/2, S/2).
-            context: float (R, C, S/4, S/4).
+            quarter: float (R, 2 D, T/4, T/4), the encoder's view of pixels and pyramid.
 
         Returns:
             float (R, K).
         """
-        x = self.conv1(torch.cat([self.pixels(pixels), fine], dim=1))
-        x = self.conv3(self.conv2(torch.cat([x, context], dim=1)))
+        x = self.conv2(self.conv1(quarter))
         return self.predictor(torch.cat([x.mean((2, 3)), x.amax((2, 3))], dim=1))
 
 

@@ -46,12 +46,13 @@ def test_losses_are_the_parts_put_together(batch, fill):
     images, features, boxes, targets, types = batch
     losses = branch.losses(*batch)
     crops = branch.crop(images, features, boxes)
-    assert [c.shape[1:] for c in crops] == [(3, 24, 24), (4, 12, 12), (4, 6, 6)]
-    expected = 0.5 * distortion_type_loss(branch.type_head(*crops), torch.cat(types))
+    assert [c.shape[1:] for c in crops] == [(3, 24, 24), (4, 6, 6), (4, 3, 3)]
+    half, quarter = branch.encoder(*crops)
+    expected = 0.5 * distortion_type_loss(branch.type_head(quarter), torch.cat(types))
     torch.testing.assert_close(losses["loss_type"], expected)
     pixels = [t.crop_and_resize(b, 16) for t, b in zip(targets, boxes, strict=True)]
     distorted, clean, mask = (torch.cat(part) for part in zip(*pixels, strict=True))
-    inside = branch.restoration_head(*crops)[:, 4:-4, 4:-4]
+    inside = branch.restoration_head(half, quarter)[:, 4:-4, 4:-4]
     expected = restoration_loss(inside, distorted, clean, mask)
     torch.testing.assert_close(losses["loss_restoration"], 2 * expected)
 
@@ -117,7 +118,7 @@ def test_either_branch_can_be_left_out(batch, left_out, loss):
 
 
 def test_inference_answers_slice_by_slice(batch, fill):
-    branch = fill(build())
+    branch = fill(build()).eval()
     images, features, boxes, _, _ = batch
     types, residuals = branch(images, features, boxes)
     assert [t.shape for t in types] == [(3, 5), (2, 5)]
@@ -138,7 +139,7 @@ def test_boxes_get_no_gradient(batch, fill):
     assert all(level.grad.any() for level in features.values())
 
 
-def test_a_crop_that_cannot_be_halved_twice():
+def test_a_crop_that_cannot_be_halved_three_times():
     with pytest.raises(MrsslError, match=r"RESOLUTION 18 and twice.*MARGIN 4 must add up"):
         build("MRSSL.RESTORATION_HEAD.RESOLUTION", 18)
 

@@ -12,16 +12,11 @@ from mrssl.modeling import RestorationHead, restoration_loss, ssim_map
 
 
 def build(**options):
-    widths = {"pixel_channels": 3, "fine_channels": 4, "context_channels": 5, "conv_dim": 8}
-    return RestorationHead(**{**widths, **options})
+    return RestorationHead(**{"conv_dim": 8, "norm": "GN", **options})
 
 
 def inputs(wave, rois=2):
-    return (
-        wave(rois, 3, 16, 16),
-        wave(rois, 4, 8, 8, phase=1.0),
-        wave(rois, 5, 4, 4, phase=2.0),
-    )
+    return wave(rois, 8, 8, 8), wave(rois, 16, 4, 4, phase=1.0)
 
 
 def test_it_starts_as_the_identity_and_can_learn(wave):
@@ -44,11 +39,11 @@ def test_every_input_and_parameter_counts(wave, fill):
 
 
 def test_rois_do_not_see_one_another(wave, fill):
-    head = fill(build()).eval()  # in training, batch norm compares them
-    pixels, fine, context = inputs(wave, rois=3)
-    whole = head(pixels, fine, context)
+    head = fill(build())
+    half, quarter = inputs(wave, rois=3)
+    whole = head(half, quarter)
     for i in range(3):
-        alone = head(pixels[i : i + 1], fine[i : i + 1], context[i : i + 1])
+        alone = head(half[i : i + 1], quarter[i : i + 1])
         torch.testing.assert_close(alone[0], whole[i], rtol=1e-4, atol=1e-5)
 
 
@@ -204,4 +199,4 @@ def test_pinned_loss(wave, fill):
         wave(2, 16, 16, phase=4.0),
         wave(2, 16, 16, phase=5.0),
     )
-    assert loss.item() == pytest.approx(1.18485, rel=1e-4)
+    assert loss.item() == pytest.approx(1.17974, rel=1e-4)

@@ -181,6 +181,9 @@ class Trainer:
             if _due(cfg.MRSSL.PICTURE_PERIOD, done, last):
                 self._picture(board)
             stop = False
+            if done == last and is_main_process():
+                # Before the evaluation: what took days must not hang on its last minute.
+                self.checkpoints.save(self.state(), done)
             if _due(cfg.TEST.EVAL_PERIOD, done, last) or (done == last and self.data.test):
                 self._picture(board)
                 results = self.evaluate()

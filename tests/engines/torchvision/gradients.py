@@ -26,7 +26,7 @@ def main(config: str, data: str, output: str) -> None:
             "SOLVER.IMS_PER_BATCH", "4", "MRSSL.PRETEXT.CLEAN_SHARE", "0.4",
             # The statistics of batch norm are each process's own.
             "MODEL.RESNETS.NORM", "GN", "MODEL.FPN.NORM", "GN",
-            "MRSSL.TYPE_HEAD.NORM", "GN", "MRSSL.RESTORATION_HEAD.NORM", "GN",
+            "MRSSL.DISTORTION_HEAD.NORM", "GN",
         ]  # fmt: skip
         trainer = Trainer(load_cfg(config, overrides))
     loader = trainer.data.train_loader(
