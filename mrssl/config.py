@@ -35,8 +35,9 @@ def add_mrssl_config(cfg: CN) -> None:
 
     # -- data: how volumes become slices ----------------------------------------------------------
     node.DATA = make()
-    # Array axis that is stepped through to make slices: "auto" (the axis with the coarsest
-    # spacing, the first of equals in D, H, W order), "D", "H" or "W".
+    # Array axis that is stepped through to make slices: "D", "H", "W", or "auto": DICOM slices as
+    # the scanner made them, else the axis of coarsest spacing (the first of equals). The axes of
+    # NIfTI are Right, Anterior, Superior: "W" gives axial slices.
     node.DATA.SLICE_AXIS = "auto"
     # Neighbouring slices stacked as the three input channels; 0 repeats the slice itself.
     node.DATA.NEIGHBOR_STEP = 1
