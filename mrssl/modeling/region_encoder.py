@@ -6,7 +6,6 @@ D ``conv_dim``.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from mrssl.modeling.layers import ConvNormReLU, space_to_depth, upsample2
@@ -17,7 +16,8 @@ class RegionEncoder(nn.Module):
 
     The pixels' own path matters: pyramid features alone blur whatever was sharp. Pixels enter in
     blocks of 2 x 2 as channels, which loses nothing and is several times as fast as convolutions
-    of few channels at full resolution. A region of typical size covers about T/4 cells of the fine
+    of few channels at full resolution. What the pyramid adds starts at zero: before it has learnt
+    anything it would only drown the pixels. A region of typical size covers about T/4 cells of the fine
     level (stride 4) and fewer of the context level, so nothing is gained by larger crops of them.
 
     Args:
@@ -41,9 +41,13 @@ class RegionEncoder(nn.Module):
         wide = 2 * conv_dim
         self.pixels = ConvNormReLU(4 * pixel_channels, conv_dim, norm=norm)
         self.down = ConvNormReLU(conv_dim, wide, stride=2, norm=norm)
-        self.fuse = ConvNormReLU(wide + fine_channels, wide, norm=norm)
+        self.deep = ConvNormReLU(wide, wide, norm=norm)
+        self.fine = nn.Conv2d(fine_channels, wide, 1)
         self.context = nn.Conv2d(context_channels, wide, 1)
         self.middle = ConvNormReLU(wide, wide, norm=norm)
+        for level in (self.fine, self.context):
+            nn.init.zeros_(level.weight)
+            nn.init.zeros_(level.bias)  # type: ignore[arg-type]
 
     def forward(self, pixels: Tensor, fine: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
         """Encode the ROIs.
@@ -57,5 +61,5 @@ class RegionEncoder(nn.Module):
             float (R, D, T/2, T/2), of the pixels alone, and float (R, 2 D, T/4, T/4), of all three.
         """
         half = self.pixels(space_to_depth(pixels))
-        quarter = self.fuse(torch.cat([self.down(half), fine], dim=1))
-        return half, self.middle(quarter + upsample2(self.context(context)))
+        quarter = self.deep(self.down(half))
+        return half, self.middle(quarter + self.fine(fine) + upsample2(self.context(context)))

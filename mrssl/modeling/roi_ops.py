@@ -43,7 +43,8 @@ def select_rois(region: Tensor, limit: int) -> Tensor:
     """At most ``limit`` proposals, shared out evenly among the regions they belong to.
 
     Large regions attract most positive proposals; without the sharing small ones would hardly be
-    seen. Deterministic: the first proposals of each region are taken, one round after another.
+    seen. Deterministic: the last proposals of each region are taken, one round after another; the
+    true boxes, which detectors append to the proposals, are among the last.
 
     Args:
         region: int64 (P,), the region index of each positive proposal.
@@ -54,7 +55,7 @@ def select_rois(region: Tensor, limit: int) -> Tensor:
     """
     if len(region) <= limit:
         return torch.arange(len(region), device=region.device)
-    rank = F.one_hot(region).cumsum(0).gather(1, region[:, None])[:, 0]
+    rank = F.one_hot(region).flip(0).cumsum(0).flip(0).gather(1, region[:, None])[:, 0]
     return torch.argsort(rank, stable=True)[:limit].sort().values
 
 

@@ -60,7 +60,7 @@ def test_losses_are_the_parts_put_together(batch, fill):
 def test_at_most_so_many_rois_a_slice(batch, fill):
     branch = fill(build("MRSSL.DISTORTION_HEAD.MAX_ROIS", 2))
     images, features, boxes, targets, types = batch
-    kept = torch.tensor([0, 2])  # of the first slice: one of each region
+    kept = torch.tensor([1, 2])  # of the first slice: one of each region
     fewer = branch.losses(
         images, features, [boxes[0][kept], boxes[1]], [targets[0][kept], targets[1]],
         [types[0][kept], types[1]],

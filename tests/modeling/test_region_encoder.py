@@ -54,3 +54,11 @@ def test_no_rois(wave, norm):
     half, quarter = build(norm=norm)(*inputs(wave, rois=0))
     assert half.shape == (0, 8, 8, 8)
     assert quarter.shape == (0, 16, 4, 4)
+
+
+def test_the_pyramid_starts_silent(wave):
+    encoder = build()
+    pixels, fine, context = inputs(wave)
+    assert torch.equal(encoder(pixels, fine, context)[1], encoder(pixels, 9 * fine, context - 3)[1])
+    encoder(pixels, fine, context)[1].square().sum().backward()
+    assert encoder.fine.weight.grad.any() and encoder.context.weight.grad.any()

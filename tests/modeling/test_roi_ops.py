@@ -63,10 +63,10 @@ def test_selected_rois_are_shared_out_evenly(seed):
     # Nobody has two more than another that had some left.
     waiting = taken[taken < present]
     assert len(waiting) == 0 or taken.max() <= waiting.min() + 1
-    for number in range(6):  # the first of each region
+    for number in range(6):  # the last of each region
         mine = torch.where(region == number)[0]
         assert region[kept].eq(number).sum() == taken[number]
-        assert kept[region[kept] == number].tolist() == mine[: taken[number]].tolist()
+        assert kept[region[kept] == number].tolist() == mine[len(mine) - taken[number] :].tolist()
 
 
 def test_a_small_region_is_seen_among_many_of_a_large_one():
