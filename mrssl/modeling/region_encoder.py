@@ -17,8 +17,8 @@ class RegionEncoder(nn.Module):
     The pixels' own path matters: pyramid features alone blur whatever was sharp. Pixels enter in
     blocks of 2 x 2 as channels, which loses nothing and is several times as fast as convolutions
     of few channels at full resolution. What the pyramid adds starts at zero: before it has learnt
-    anything it would only drown the pixels. A region of typical size covers about T/4 cells of the fine
-    level (stride 4) and fewer of the context level, so nothing is gained by larger crops of them.
+    anything it would only drown the pixels. A region of typical size covers about T/4 cells of the
+    fine level (stride 4) and fewer of the context level: larger crops of them would gain nothing.
 
     Args:
         pixel_channels: channels of the input image (neighbouring slices).
@@ -41,10 +41,14 @@ class RegionEncoder(nn.Module):
         wide = 2 * conv_dim
         self.pixels = ConvNormReLU(4 * pixel_channels, conv_dim, norm=norm)
         self.down = ConvNormReLU(conv_dim, wide, stride=2, norm=norm)
-        self.deep = ConvNormReLU(wide, wide, norm=norm)
         self.fine = nn.Conv2d(fine_channels, wide, 1)
+        self.quarter = ConvNormReLU(wide, wide, norm=norm)
+        self.down_again = ConvNormReLU(wide, wide, stride=2, norm=norm)
         self.context = nn.Conv2d(context_channels, wide, 1)
-        self.middle = ConvNormReLU(wide, wide, norm=norm)
+        # At T/8 a few convolutions span the crop: what was lost in the middle is guessed from all
+        # around it.
+        self.eighth = nn.Sequential(*(ConvNormReLU(wide, wide, norm=norm) for _ in range(2)))
+        self.joint = ConvNormReLU(wide, wide, norm=norm)
         for level in (self.fine, self.context):
             nn.init.zeros_(level.weight)
             nn.init.zeros_(level.bias)  # type: ignore[arg-type]
@@ -61,5 +65,6 @@ class RegionEncoder(nn.Module):
             float (R, D, T/2, T/2), of the pixels alone, and float (R, 2 D, T/4, T/4), of all three.
         """
         half = self.pixels(space_to_depth(pixels))
-        quarter = self.deep(self.down(half))
-        return half, self.middle(quarter + self.fine(fine) + upsample2(self.context(context)))
+        quarter = self.quarter(self.down(half) + self.fine(fine))
+        eighth = self.eighth(self.down_again(quarter) + self.context(context))
+        return half, self.joint(quarter + upsample2(eighth))
