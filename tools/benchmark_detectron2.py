@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from benchmark_speed import make_mapper, ratio, step_of
+from benchmark_steps import make_mapper, ratio, step_of
 from mrssl.config import load_cfg
 
 

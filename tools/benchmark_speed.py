@@ -10,52 +10,22 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
-import statistics
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import cv2
-import numpy as np
 import torch
 
 from benchmark_distortions import benchmark_distortions
-from fuzz_distortions import phantom_slice
+from benchmark_steps import make_mapper, ratio, step_of
 from mrssl.checkpoint import replacing
 from mrssl.config import load_cfg
-from mrssl.data.mapper import SliceMapper
 from mrssl.engines.torchvision import build_model
 from mrssl.engines.torchvision.batches import collate
 from mrssl.errors import run_main
 
 CONFIG = "configs/pretrain/distortion_R_18_FPN_small.yaml"
-
-
-class PhantomVolumes:
-    """Stands in for the mapper's cache: one volume of phantom slices, already normalised."""
-
-    def __init__(self, size: int, slices: int = 16) -> None:
-        rng = np.random.default_rng(0)
-        drawn = [phantom_slice(rng) for _ in range(slices)]
-        self.volume = np.stack([cv2.resize(s, (size, size)) for s in drawn]).astype(np.float32)
-
-    def image(self, record: dict[str, Any]) -> np.ndarray:
-        """The volume (D, H, W), whatever the record."""
-        return self.volume
-
-
-def make_mapper(cfg: Any, size: int) -> tuple[SliceMapper, list[dict[str, Any]]]:
-    """The pretext's mapper over phantom slices, and their dataset dicts."""
-    mapper = SliceMapper.from_config(cfg, training=True)
-    volumes = PhantomVolumes(size)
-    mapper.cache = volumes  # type: ignore[assignment]
-    shared = {"file_name": "phantom", "height": size, "width": size, "spacing": [1.0, 1.0, 1.0]}
-    records = [
-        {**shared, "image_id": i, "slice_index": i, "num_slices": len(volumes.volume)}
-        for i in range(len(volumes.volume))
-    ]
-    return mapper, records
 
 
 def time_mapper(cfg: Any, *, size: int = 256, seconds: float = 4.0) -> float:
@@ -69,43 +39,6 @@ def time_mapper(cfg: Any, *, size: int = 256, seconds: float = 4.0) -> float:
         mapper(records[made % len(records)], epoch=made)
         made += 1
     return made / (time.process_time() - start)
-
-
-def step_of(model: torch.nn.Module, losses_of: Callable[[], dict[str, torch.Tensor]]) -> Callable:
-    """A training step: forward, backward, update."""
-    optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=1e-5)
-
-    def step() -> None:
-        optimizer.zero_grad(set_to_none=True)
-        torch.stack(list(losses_of().values())).sum().backward()
-        optimizer.step()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-
-    return step
-
-
-def ratio(ours: Callable[[], None], theirs: Callable[[], None], rounds: int) -> dict[str, float]:
-    """Median of ours / theirs over rounds in which both ran, turn by turn; and both medians.
-
-    Without a GPU the clock is the process's CPU time: what else the machine does does not count.
-    """
-    clock = time.perf_counter if torch.cuda.is_available() else time.process_time
-    pairs = []
-    for turn in range(rounds + 1):
-        times = []
-        for run in (ours, theirs):
-            torch.manual_seed(turn)  # what is sampled at random, both sample alike
-            start = clock()
-            run()
-            times.append(clock() - start)
-        if turn:  # the first warms up
-            pairs.append(times)
-    return {
-        "ratio": statistics.median(a / b for a, b in pairs),
-        "seconds": statistics.median(a for a, _ in pairs),
-        "stock_seconds": statistics.median(b for _, b in pairs),
-    }
 
 
 def stock_torchvision(cfg: Any) -> torch.nn.Module:
