@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import nn
 
 
 def is_distributed() -> bool:
@@ -50,6 +51,17 @@ def gather_objects(value: Any) -> list[Any]:
     values: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(values, value)
     return values
+
+
+def share_buffers(model: nn.Module) -> None:
+    """Give every process the main process's buffers: the running statistics of batch norm.
+
+    Each process gathers its own while training; before an evaluation they must agree, or its
+    figures would depend on which process scored which slice.
+    """
+    if is_distributed():
+        for buffer in model.buffers():
+            dist.broadcast(buffer, 0)
 
 
 def barrier() -> None:

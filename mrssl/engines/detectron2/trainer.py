@@ -41,7 +41,12 @@ from mrssl.engines.detectron2.hooks import (
     ValidationLoss,
 )
 from mrssl.engines.detectron2.step import MRITrainerStep
-from mrssl.engines.distributed import get_rank, get_world_size, is_main_process
+from mrssl.engines.distributed import (
+    get_rank,
+    get_world_size,
+    is_main_process,
+    share_buffers,
+)
 from mrssl.engines.pictures import restoration_grid
 from mrssl.engines.solver import build_optimizer, build_schedule
 from mrssl.errors import MrsslError
@@ -279,6 +284,7 @@ def _is_no_message(record: logging.LogRecord) -> bool:
 
 def score(model: nn.Module, data: RunData, evaluator: Any = None) -> Results:
     """Run ``model`` over the test slices of ``data``, by Detectron2's ``inference_on_dataset``."""
+    share_buffers(model)
     loader = build_detection_test_loader(
         data.test,
         mapper=MRIDatasetMapper(data.test_mapper, is_train=False),

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from mrssl.engines.distributed import gather_objects, is_main_process
+from mrssl.engines.distributed import gather_objects, is_main_process, share_buffers
 from mrssl.engines.torchvision.batches import to_prediction
 from mrssl.evaluation import Evaluator, Results
 
@@ -34,6 +34,7 @@ def evaluate(
         ``{task: {metric: value}}`` on the main process, ``{}`` on the others.
     """
     training = model.training
+    share_buffers(model)
     model.eval()
     evaluator.reset()
     try:
