@@ -102,7 +102,7 @@ def add_mrssl_config(cfg: CN) -> None:
     node.DISTORTION_HEAD.MARGIN = 8
     node.DISTORTION_HEAD.MAX_ROIS = 8  # positive proposals a slice that the two branches see
     node.DISTORTION_HEAD.CONV_DIM = 32
-    # "BN" learns types several times as fast as "GN": normalising each region by itself takes away
+    # "BN" learns types faster than "GN": normalising each region by itself takes away
     # the contrast and noise level that tell types apart.
     node.DISTORTION_HEAD.NORM = "BN"
     node.TYPE_HEAD = CN()

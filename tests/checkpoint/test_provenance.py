@@ -19,8 +19,8 @@ def make(cfg, **changes):
 
 def test_from_config_and_round_trip():
     cfg = get_cfg()
-    cfg.DATASETS.TRAIN = ("/home/someone/spine/dataset.json:train", "/data/mri", "registered")
-    cfg.MODEL.WEIGHTS = "/home/someone/model.pth"
+    cfg.DATASETS.TRAIN = ("/scans/someone/spine/dataset.json:train", "/data/mri", "registered")
+    cfg.MODEL.WEIGHTS = "/scans/someone/model.pth"
     provenance = make(cfg, iteration=5)
     assert provenance.data == ("spine/dataset.json:train", "mri", "registered")
     assert provenance.pixel_mean == (103.53, 116.28, 123.675)
