@@ -7,6 +7,7 @@ mapped by its own statistics, taken over its foreground, and values outside are 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -21,6 +22,8 @@ _BET_FRACTION = 0.1
 _SLICE_FLOOR = 0.05
 #: Voxels that statistics are taken from, at most; a regular subsample of more.
 _MAX_SAMPLES = 500_000
+#: Whole numbers that are counted rather than sorted.
+_MAX_LEVELS = 1 << 16
 
 
 def foreground_threshold(array: np.ndarray) -> float:
@@ -32,8 +35,7 @@ def foreground_threshold(array: np.ndarray) -> float:
     Args:
         array: intensities of any shape, finite, a.u.
     """
-    low, high = np.percentile(_sample(array), (2, 98))
-    return float(low + _BET_FRACTION * (high - low))
+    return _Distribution.of(_sample(array)).foreground_threshold()
 
 
 def intensity_window(
@@ -68,13 +70,13 @@ def intensity_window(
         raise MrsslError(f"normalization {method}: limits {lower}, {upper} are not in order")
     if method == "window":
         return lower, upper
-    values = _sample(array)
-    foreground = values[values > foreground_threshold(values)]
-    values = foreground if foreground.size else values
+    values = _Distribution.of(_sample(array))
+    foreground = values.above(values.foreground_threshold())
+    values = foreground if len(foreground.levels) else values
     if method == "percentile":
-        low, high = (float(v) for v in np.percentile(values, (lower, upper)))
+        low, high = values.percentile(lower), values.percentile(upper)
     else:
-        mean, std = float(values.mean(dtype=np.float64)), float(values.std(dtype=np.float64))
+        mean, std = values.mean_and_std()
         low, high = mean + lower * std, mean + upper * std
     return (low, high) if high > low else (low, low + max(1.0, abs(low)))
 
@@ -120,11 +122,62 @@ def foreground_mask(image: np.ndarray) -> np.ndarray:
 
 def foreground_share(image: np.ndarray) -> float:
     """Share of a normalised slice's pixels that :func:`foreground_mask` finds, in 0..1."""
-    return float(foreground_mask(image).mean())
+    return cv2.countNonZero(foreground_mask(image).view(np.uint8)) / image.size
 
 
 _KERNEL_3 = np.ones((3, 3), np.uint8)
 _KERNEL_7 = np.ones((7, 7), np.uint8)
+
+
+@dataclass(frozen=True)
+class _Distribution:
+    """How often each intensity occurs.
+
+    Scanners give whole numbers, and counting those takes a tenth of the time of sorting them.
+
+    Attributes:
+        levels: (L,) intensities, ascending.
+        counts: (L,) int64, how many voxels have each.
+    """
+
+    levels: np.ndarray
+    counts: np.ndarray
+
+    @classmethod
+    def of(cls, values: np.ndarray) -> _Distribution:
+        """Of the intensities (N,), finite, a.u."""
+        low, high = float(values.min()), float(values.max())
+        if high - low <= _MAX_LEVELS and low.is_integer():
+            whole = (values - np.float32(low)).astype(np.int64)
+            if np.array_equal(whole + low, values):
+                counts = np.bincount(whole)
+                return cls(low + np.arange(len(counts)), counts)
+        return cls(np.sort(values), np.ones(len(values), np.int64))
+
+    def percentile(self, percent: float) -> float:
+        """As NumPy's, which interpolates linearly between neighbouring voxels."""
+        upto = np.cumsum(self.counts)
+        rank = percent / 100 * (int(upto[-1]) - 1)
+        places = np.searchsorted(upto, (np.floor(rank), np.ceil(rank)), side="right")
+        low, high = (float(level) for level in self.levels[places])
+        return low + (high - low) * (rank - float(np.floor(rank)))
+
+    def foreground_threshold(self) -> float:
+        """See :func:`foreground_threshold`."""
+        low, high = self.percentile(2), self.percentile(98)
+        return low + _BET_FRACTION * (high - low)
+
+    def above(self, threshold: float) -> _Distribution:
+        """Of the intensities above ``threshold`` alone."""
+        first = np.searchsorted(self.levels, threshold, side="right")
+        return _Distribution(self.levels[first:], self.counts[first:])
+
+    def mean_and_std(self) -> tuple[float, float]:
+        """Mean and standard deviation."""
+        levels = self.levels.astype(np.float64)
+        mean = float(np.average(levels, weights=self.counts))
+        variance = np.average((levels - mean) ** 2, weights=self.counts)
+        return mean, float(np.sqrt(variance))
 
 
 def _sample(array: np.ndarray) -> np.ndarray:
