@@ -11,6 +11,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator, Set
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import BinaryIO
 
 #: A value's length that is not stated: the value ends with a delimiter.
@@ -91,7 +92,7 @@ def raw_items(content: bytes, parent: RawHeader, wanted: Set[int]) -> Iterator[R
     Raises:
         OddFileError: not well-formed.
     """
-    coding, position = _Coding(parent.implicit, "<" if parent.little_endian else ">"), 0
+    coding, position = _coding(parent.implicit, "<" if parent.little_endian else ">"), 0
     try:
         while position < len(content):
             tag, _, length, position = coding.element(content, position)
@@ -120,7 +121,7 @@ def read_file_meta(data: bytes) -> tuple[str, int]:
 def _walk_meta(data: bytes) -> tuple[str, int]:
     if data[128:132] != b"DICM":
         raise OddFileError
-    found, position = _walk(data, 132, {_TRANSFER_SYNTAX}, _Coding(False, "<"), last_group=2)
+    found, position = _walk(data, 132, {_TRANSFER_SYNTAX}, _coding(False, "<"), last_group=2)
     if _TRANSFER_SYNTAX not in found:
         raise OddFileError
     return found[_TRANSFER_SYNTAX][1].decode("ascii", "replace").strip("\0 "), position
@@ -130,7 +131,7 @@ def _walk_file(data: bytes, wanted: Set[int], *, complete: bool) -> RawHeader:
     syntax, position = _walk_meta(data)
     if syntax == DEFLATED:
         raise OddFileError
-    coding = _Coding(syntax == IMPLICIT, ">" if syntax == BIG_ENDIAN else "<")
+    coding = _coding(syntax == IMPLICIT, ">" if syntax == BIG_ENDIAN else "<")
     elements, position = _walk(data, position, wanted, coding, complete=complete)
     offset = None
     if syntax in _NATIVE and position < len(data):
@@ -161,6 +162,9 @@ class _Coding:
         if vr in _LONG_VRS:
             return tag, vr, self.long(data, position + 8)[0], position + 12
         raise OddFileError
+
+
+_coding = lru_cache(maxsize=4)(_Coding)
 
 
 def _walk(

@@ -24,6 +24,8 @@ _SLICE_FLOOR = 0.05
 _MAX_SAMPLES = 500_000
 #: Whole numbers that are counted rather than sorted.
 _MAX_LEVELS = 1 << 16
+#: Voxels counted at once: what they need stays in the processor's cache.
+_CHUNK = 1 << 16
 
 
 def foreground_threshold(array: np.ndarray) -> float:
@@ -49,7 +51,7 @@ def intensity_window(
     """The raw intensities that a volume's [0, 1] stands for.
 
     Args:
-        array: (D, H, W) raw intensities, finite, a.u.
+        array: (D, H, W) raw intensities, finite, a.u.; whole or floating point numbers.
         method: "percentile": ``percentiles`` of the foreground; "zscore": ``zscore_range``
             standard deviations about the mean of the foreground; "window": ``window`` itself.
         percentiles: lower and upper, in 0..100.
@@ -147,10 +149,9 @@ class _Distribution:
     def of(cls, values: np.ndarray) -> _Distribution:
         """Of the intensities (N,), finite, a.u."""
         low, high = float(values.min()), float(values.max())
-        if high - low <= _MAX_LEVELS and low.is_integer():
-            whole = (values - np.float32(low)).astype(np.int64)
-            if np.array_equal(whole + low, values):
-                counts = np.bincount(whole)
+        if high - low < _MAX_LEVELS and low.is_integer() and high.is_integer():
+            counts = _count_levels(values, int(low), int(high))
+            if counts is not None:
                 return cls(low + np.arange(len(counts)), counts)
         return cls(np.sort(values), np.ones(len(values), np.int64))
 
@@ -178,6 +179,19 @@ class _Distribution:
         mean = float(np.average(levels, weights=self.counts))
         variance = np.average((levels - mean) ** 2, weights=self.counts)
         return mean, float(np.sqrt(variance))
+
+
+def _count_levels(values: np.ndarray, low: int, high: int) -> np.ndarray | None:
+    """How often each of ``low`` .. ``high`` is in ``values``; None if not all are whole."""
+    counts = np.zeros(high - low + 1, np.int64)
+    for start in range(0, len(values), _CHUNK):
+        part = values[start : start + _CHUNK]
+        whole = part.astype(np.intp)
+        if part.dtype.kind == "f" and not np.array_equal(whole.astype(part.dtype), part):
+            return None
+        whole -= low
+        counts += np.bincount(whole, minlength=len(counts))
+    return counts
 
 
 def _sample(array: np.ndarray) -> np.ndarray:

@@ -18,7 +18,8 @@ from mrssl.data.descriptions import Case, Description, describe, parse_dataset_p
 from mrssl.data.files import read_json, written_whole
 from mrssl.data.label_files import read_label
 from mrssl.data.normalization import foreground_share, intensity_window, normalize
-from mrssl.data.sources import read_volume, volume_slice_axis
+from mrssl.data.privacy import PathMask, cover
+from mrssl.data.sources import read_source, volume_slice_axis
 from mrssl.data.store import (
     INDEX_NAME,
     STORE_VERSION,
@@ -180,16 +181,16 @@ def _convert(
     """Write one volume, its label, and last its entry; returns the key and why it was refused."""
     source = case.source
     try:
-        raw = read_volume(source.path, series=source.series)
-        volume = raw.take_slices(volume_slice_axis(source, slice_axis))
+        volume = read_source(source).take_slices(volume_slice_axis(source, slice_axis))
         label = None
         if case.label_file:
             label = read_label(case.label_file, volume.affine, volume.shape)
     except MrsslError as error:
         return key, str(error)
+    image = exact_type(volume.array)
     method = {"method": options["normalization"]}
     limits = {name: value for name, value in options.items() if name != "normalization"}
-    low, high = intensity_window(volume.array, **method, **limits)
+    low, high = intensity_window(image, **method, **limits)
     entry = {
         "key": key,
         "case": case.name,
@@ -200,9 +201,9 @@ def _convert(
         "faults": list(source.faults),
         "label": label is not None,
         "window": [low, high],
-        "foreground": [foreground_share(normalize(image, low, high)) for image in volume.array],
+        "foreground": [foreground_share(normalize(plane, low, high)) for plane in image],
     }
-    save_array(exact_type(volume.array), output / "volumes" / f"{key}.npy")
+    save_array(image, output / "volumes" / f"{key}.npy")
     if label is not None:
         save_array(exact_type(label), output / "labels" / f"{key}.npy")
     _write_entry(output, entry)

@@ -160,8 +160,12 @@ def exact_type(array: np.ndarray) -> np.ndarray:
     for dtype in _EXACT_TYPES:
         limits = np.iinfo(dtype)
         if limits.min <= low and high <= limits.max:
-            smaller = array.astype(dtype)
-            return smaller if np.array_equal(smaller, array) else array
+            smaller = np.empty(array.shape, dtype)
+            for part, own in zip(array, smaller, strict=True):  # in pieces that stay in the cache
+                own[...] = part
+                if not np.array_equal(own, part):
+                    return array
+            return smaller
     return array
 
 
