@@ -159,7 +159,7 @@ def read_header(path: str | Path) -> Header:
         stream.seek(0)
         dataset = _parse(path, stream, stop_before_pixels=True, specific_tags=list(_wanted()))
         syntax = str(dataset.file_meta.get("TransferSyntaxUID", ""))
-        values = {_wanted().get(tag, int(tag)): dataset[tag].value for tag in dataset.keys()}
+        values = {_wanted()[e.tag]: e.value for e in dataset if e.tag in _wanted()}
         return Header({k: v for k, v in values.items() if v not in (None, "")}, syntax, None)
 
 
@@ -226,7 +226,8 @@ def _wanted() -> dict[int, str | int]:
     from pydicom.datadict import tag_for_keyword
 
     inner = (name for names in MACROS.values() for name in names)
-    names = ("SpecificCharacterSet", *TAGS, *GROUPING, *GEOMETRY, *SEQUENCES, *MACROS, *inner)
+    fields = ("SpecificCharacterSet", *TAGS, *GROUPING, *GEOMETRY)
+    names: tuple[str | int, ...] = (*fields, *SEQUENCES, *MACROS, *inner)
     tags = (name if isinstance(name, int) else tag_for_keyword(name) for name in names)
     return {tag: name for tag, name in zip(tags, names, strict=True) if tag is not None}
 
@@ -264,6 +265,11 @@ def _converted(raw: RawHeader) -> dict[str | int, Any]:
     return values
 
 
+def forget_values() -> None:
+    """Convert every value anew from here on."""
+    _CONVERTED.clear()
+
+
 _CONVERTED: dict[Any, Any] = {}
 _MAX_CONVERTED, _MAX_KEPT_BYTES = 20_000, 256
 
@@ -274,7 +280,7 @@ def _dataset(raw: RawHeader, tags: Iterable[int]) -> Any:
     from pydicom.dataelem import RawDataElement
     from pydicom.tag import BaseTag
 
-    elements = {}
+    elements: dict[Any, Any] = {}
     for tag in tags:
         if tag in raw.elements:
             vr, content = raw.elements[tag]
@@ -293,6 +299,7 @@ __all__ = [
     "TAGS",
     "DicomError",
     "Header",
+    "forget_values",
     "read_dataset",
     "read_header",
 ]

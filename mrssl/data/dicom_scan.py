@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from mrssl.data.dicom_headers import DicomError
+from mrssl.data.dicom_headers import DicomError, forget_values
 from mrssl.data.dicom_series import DicomVolume, group_slices, make_volume, places_are_unique
 from mrssl.data.dicom_slices import SliceHeader, read_slice_headers
 from mrssl.data.itk import itk_format
@@ -103,7 +103,7 @@ def scan_path(path: str | Path) -> DicomScan:
                 own = tuple(item for volume in volumes for item in volume.slices)
                 _SCANS[home] = (_signature(os.stat(home)), DicomScan({home: volumes}, (), own))
     _SCANS[key] = cached
-    _forget_scans()
+    _drop_oldest()
     return cached[1]
 
 
@@ -118,7 +118,14 @@ def may_be_dicom(name: str) -> bool:
     return not (name.startswith(".") or is_nifti(name) or itk_format(name))
 
 
-def _forget_scans() -> None:
+def forget_scans() -> None:
+    """Read every header anew from here on, as in a new process."""
+    _SCANS.clear()
+    find_spread.cache_clear()
+    forget_values()
+
+
+def _drop_oldest() -> None:
     slices = sum(len(scan.slices) for _, scan in _SCANS.values())
     while len(_SCANS) > 1 and (slices > _MAX_CACHED_SLICES or len(_SCANS) > _MAX_CACHED_SCANS):
         _, (_, scan) = _SCANS.popitem(last=False)
@@ -224,6 +231,7 @@ __all__ = [
     "SPREAD",
     "DicomScan",
     "find_spread",
+    "forget_scans",
     "join_folders",
     "may_be_dicom",
     "scan_files",

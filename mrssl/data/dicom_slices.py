@@ -29,7 +29,7 @@ from mrssl.data.dicom_headers import (
     read_header,
 )
 from mrssl.data.dicom_values import first, number, numbers, one_line, positive, tag_text
-from mrssl.data.privacy import patient_marks, pseudonym
+from mrssl.privacy import patient_marks, pseudonym
 
 #: Largest difference of direction cosines within a volume.
 _SAME_DIRECTION = 1e-3
@@ -101,9 +101,7 @@ class PixelFormat:
     big_endian: bool
 
     @classmethod
-    def from_header(
-        cls, header: Header, frames: int, shape: tuple[int, int]
-    ) -> PixelFormat:
+    def from_header(cls, header: Header, frames: int, shape: tuple[int, int]) -> PixelFormat:
         """From a header, the number of frames in it, and the (rows, columns) of each."""
         values = header.values
         allocated = int(values.get("BitsAllocated") or 16)
@@ -144,7 +142,7 @@ class SliceHeader:
         group: values that must agree within a volume; none names a person.
         repeat: values that may tell repeats at one position apart, in the order to be tried.
         subject: digest of PatientID, "" where the file has none.
-        marks: by which the patient's name and ID are recognised, see :mod:`mrssl.data.privacy`.
+        marks: by which the patient's name and ID are recognised, see :mod:`mrssl.privacy`.
         tags: the fields of :data:`TAGS` that the file has, ``SOPClass`` and ``Kind``, as text.
     """
 

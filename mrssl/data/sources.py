@@ -26,9 +26,9 @@ from mrssl.data.dicom_series import DicomVolume
 from mrssl.data.dicom_slices import SliceHeader
 from mrssl.data.itk import ITK_FORMATS, itk_format, read_itk, read_itk_header
 from mrssl.data.nifti import NIFTI_SUFFIXES, is_nifti, read_nifti, read_nifti_header
-from mrssl.data.privacy import PathMask, pseudonym
 from mrssl.data.store import is_stored, read_stored, stored_entry
 from mrssl.errors import MrsslError
+from mrssl.privacy import PathMask, pseudonym
 from mrssl.structures.volume import Volume, affine_spacing, resolve_slice_axis
 
 #: BIDS subject at the start of a file name.
@@ -50,7 +50,7 @@ class VolumeSource:
         subject: never a name: a digest of PatientID for DICOM, from the file name otherwise.
         tags: header fields to choose by; none identifies a person.
         faults: what is doubtful about it, and its consequence.
-        marks: by which the patient's name is recognised in paths (:mod:`mrssl.data.privacy`).
+        marks: by which the patient's name is recognised in paths (:mod:`mrssl.privacy`).
         slices: of DICOM: where the pixels are, so that nothing has to be searched again.
     """
 
@@ -191,7 +191,7 @@ def file_sources(path: str) -> list[VolumeSource]:
 
 
 def stored_source(path: str, entry: dict[str, Any]) -> VolumeSource:
-    """An array of a slice store, by its entry in the index."""
+    """An image in a slice store, by its entry in the index."""
     depth, height, width = entry["shape"]
     return VolumeSource(
         path,
@@ -230,7 +230,8 @@ def label_source(path: str) -> VolumeSource:
         MrsslError: not exactly one.
     """
     if is_stored(path):
-        return stored_source(path, stored_entry(path))
+        entry = stored_entry(path)
+        return VolumeSource(path, "", "store", entry.shape, entry.affine, subject="")
     found = find_volumes(path)
     if len(found.volumes) != 1:
         reason = found.refused[0].reason if found.refused else "not a single volume"
@@ -262,7 +263,7 @@ def _places(root: Path) -> Iterable[tuple[str, list[str]]]:
     """A file itself, or each folder beneath ``root``; and the paths of its files."""
     if not root.is_dir():
         return [(str(root), [str(root)])]
-    return ((folder, [os.path.join(folder, name) for name in names]) for folder, names in walk(root))
+    return ((folder, [os.path.join(folder, n) for n in names]) for folder, names in walk(root))
 
 
 def _add_dicom(found: FoundVolumes, scan: DicomScan) -> None:

@@ -44,7 +44,7 @@ def patient_marks(name: str, patient_id: str) -> frozenset[str]:
 
 
 class PathMask:
-    """Covers what names a patient in the paths of a text: ``scans/Doe_Jane/T1`` -> ``scans/~../T1``.
+    """Covers what names a patient in the paths of a text: ``Doe_Jane/T1`` becomes ``~.._~../T1``.
 
     Args:
         root: where the scans were searched.
@@ -60,11 +60,15 @@ class PathMask:
         # A path ends where a message goes on.
         self._path = re.compile(re.escape(self._root) + r"(?P<below>(?:(?!: |\)).)*)")
 
+    def cover(self, text: str) -> str:
+        """``text`` with the names of all patients covered, wherever they stand."""
+        return cover(text, self._any)
+
     def __call__(self, text: str) -> str:
         """``text`` with every path beneath the root covered."""
         if not self._any:
             return text
-        return self._path.sub(lambda found: self._shown + cover(found["below"], self._any), text)
+        return self._path.sub(lambda found: self._shown + self.cover(found["below"]), text)
 
 
 def cover(text: str, marks: Set[str]) -> str:
