@@ -44,7 +44,7 @@ def patient_marks(name: str, patient_id: str) -> frozenset[str]:
 
 
 class PathMask:
-    """Covers what names a patient in the paths of a text: ``Doe_Jane/T1`` becomes ``~.._~../T1``.
+    """Covers what names a patient in the paths of a text: ``Doe_Jane/T1`` becomes ``~../T1``.
 
     Args:
         root: where the scans were searched.

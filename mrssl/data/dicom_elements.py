@@ -19,7 +19,7 @@ _UNDEFINED = 0xFFFFFFFF
 #: VRs whose length takes four bytes after two reserved ones, and the others (PS3.5 7.1.2).
 _LONG_VRS = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
 _SHORT_VRS = frozenset(b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split())
-_TRANSFER_SYNTAX = 0x00020010
+_META_GROUP, _TRANSFER_SYNTAX = b"\x02\0", 0x00020010
 _PIXELS = 0x7FE00010
 #: FloatPixelData, DoubleFloatPixelData, PixelData: nothing after them is wanted.
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
@@ -121,10 +121,17 @@ def read_file_meta(data: bytes) -> tuple[str, int]:
 def _walk_meta(data: bytes) -> tuple[str, int]:
     if data[128:132] != b"DICM":
         raise OddFileError
-    found, position = _walk(data, 132, {_TRANSFER_SYNTAX}, _coding(False, "<"), last_group=2)
-    if _TRANSFER_SYNTAX not in found:
+    coding, position, syntax = _coding(False, "<"), 132, b""
+    while data[position : position + 2] == _META_GROUP:  # what follows may be coded otherwise
+        tag, _, length, begin = coding.element(data, position)
+        if tag == _TRANSFER_SYNTAX:
+            syntax = data[begin : begin + length]
+        position = begin + length
+    if position + 2 > len(data):
+        raise struct.error
+    if not syntax:
         raise OddFileError
-    return found[_TRANSFER_SYNTAX][1].decode("ascii", "replace").strip("\0 "), position
+    return syntax.decode("ascii", "replace").strip("\0 "), position
 
 
 def _walk_file(data: bytes, wanted: Set[int], *, complete: bool) -> RawHeader:
@@ -173,13 +180,12 @@ def _walk(
     wanted: Set[int],
     coding: _Coding,
     *,
-    last_group: int = 0xFFFF,
-    complete: bool = False,
+    complete: bool,
 ) -> tuple[dict[int, tuple[str | None, bytes]], int]:
     """Wanted elements from ``position``, and where the walk ended.
 
-    It ends before pixels, at the end of an item, after ``last_group``, and at the end of ``data``
-    where that is ``complete``.
+    It ends before pixels, at the end of an item, and at the end of ``data`` where that is
+    ``complete``.
 
     Raises:
         struct.error: ``data`` ends within the header.
@@ -189,7 +195,7 @@ def _walk(
     last, end = -1, len(data)
     while position < end or not complete:
         tag, vr, length, begin = coding.element(data, position)
-        if tag in _STOPS or tag >> 16 > last_group:
+        if tag in _STOPS:
             return found, position
         if tag <= last:  # PS3.5 7.1: in ascending order
             raise OddFileError

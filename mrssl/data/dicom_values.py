@@ -30,6 +30,8 @@ def numbers(value: Any, count: int) -> np.ndarray | None:
 
 def number(value: Any) -> float | None:
     """The (first) value as a finite number, or None."""
+    if isinstance(value, bytes):  # of a field whose type is not known
+        return None
     try:
         value = value[0] if hasattr(value, "__iter__") and not isinstance(value, str) else value
         found = float(value)

@@ -185,9 +185,9 @@ def exact_type(array: np.ndarray) -> np.ndarray:
         limits = np.iinfo(dtype)
         if limits.min <= low and high <= limits.max:
             smaller = np.empty(array.shape, dtype)
-            for part, own in zip(array, smaller, strict=True):  # in pieces that stay in the cache
-                own[...] = part
-                if not np.array_equal(own, part):
+            for index in range(len(array)):  # slices stay in the processor's cache
+                smaller[index] = array[index]
+                if not np.array_equal(smaller[index], array[index]):
                     return array
             return smaller
     return array

@@ -192,8 +192,9 @@ def test_no_folder_of_scans_is_named_in_a_checkpoint(named_folder: Path) -> None
 @pytest.mark.parametrize(
     ("text", "covered"),
     [
-        ("Doe_Jane", "~_~"),
-        ("DOE JANE T1", "~ ~ T1"),
+        ("Doe_Jane", "~"),
+        ("DOE JANE T1", "~ T1"),
+        ("Jane_2_Doe", "~_2_~"),
         ("doejane", "~"),
         ("scan_JaneDoe_2", "scan_~_2"),
         ("pgbm003/T1", "~/T1"),
