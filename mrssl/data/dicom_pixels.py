@@ -16,6 +16,7 @@ from mrssl.data.dicom_values import one_line
 #: Decoded bytes of one file, at most, and for each byte of a compressed file.
 _MAX_FILE_BYTES = 2**30
 _MAX_RATIO = 1000
+_JPEG_LS = frozenset(("1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.81"))
 
 
 def read_slices(slices: Sequence[SliceHeader]) -> np.ndarray:
@@ -92,6 +93,7 @@ def decode_frames(path: str, dataset: Any) -> np.ndarray:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            _choose_decoder(dataset)
             pixels = dataset.pixel_array
     except (KeyboardInterrupt, SystemExit):
         raise
@@ -103,6 +105,18 @@ def decode_frames(path: str, dataset: Any) -> np.ndarray:
             ) from error
         raise DicomError(f"{path}: the pixels can't be decoded ({one_line(error)})") from error
     return pixels[None] if pixels.ndim == 2 else pixels
+
+
+def _choose_decoder(dataset: Any) -> None:
+    """For JPEG-LS another than GDCM, which ends the process at some damaged files."""
+    from pydicom.pixels import get_decoder
+
+    syntax = dataset.file_meta.TransferSyntaxUID
+    if syntax in _JPEG_LS:
+        safe = [name for name in get_decoder(syntax).available_plugins if name != "gdcm"]
+        if not safe:
+            raise RuntimeError("missing dependencies")
+        dataset.pixel_array_options(decoding_plugin=sorted(safe)[0])
 
 
 def _tiles(frames: np.ndarray, side: int) -> np.ndarray:
