@@ -93,6 +93,9 @@ def add_mrssl_config(cfg: CN) -> None:
     # 2.5-D: share of regions in which all channels are distorted alike; in the others, only the
     # slice itself (the middle channel) is.
     node.PRETEXT.ALL_CHANNELS = 1.0
+    # Share of slices whose foreign tissue comes from another subject, not another slice of the
+    # volume; where the data are in a slice store, or fit into CACHE_MIB.
+    node.PRETEXT.OTHER_SUBJECT = 0.5
 
     # -- the two branches of the pretext -----------------------------------------------------------
     node.DISTORTION_HEAD = CN()

@@ -25,10 +25,11 @@ from tqdm import tqdm
 from mrssl.config import load_cfg
 from mrssl.data.files import written_whole
 from mrssl.data.mapper import INTENSITY_SCALE
-from mrssl.distortions import Distortion, DistortionContext, Region, foreground_of
+from mrssl.distortions import Distortion, DistortionContext, Region
 from mrssl.distortions.distorter import blend
 from mrssl.engines.datasets import RunData
 from mrssl.errors import MrsslError, run_main
+from mrssl.structures.foreground import foreground_mask
 
 SEVERITIES = (0.3, 0.6, 1.0)
 #: Side of the grid's region as a share of the slice's, and how much more than it is shown.
@@ -94,7 +95,7 @@ def stack_rows(rows: Sequence[Sequence[np.ndarray]], titles: Sequence[str]) -> n
 
 def central_region(image: np.ndarray) -> Region:
     """A blob about the middle of the foreground of a slice (H, W)."""
-    rows, columns = np.nonzero(foreground_of(image))
+    rows, columns = np.nonzero(foreground_mask(image))
     centre = (np.median(rows), np.median(columns)) if rows.size else np.array(image.shape) / 2
     h, w = (max(6, round(REGION_SHARE * side)) for side in image.shape)
     y0, x0 = (
@@ -216,7 +217,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         sample = mapper(data.train[place])
         name = f"sample_{n:03d}.png"
         save_png(args.output / name, sample_picture(sample, data.class_names))
-        kept = ("file_name", "series", "slice_index", "image_id", "seed", "records")
+        kept = ("file_name", "series", "slice_index", "image_id", "seed", "donor", "records")
         notes.append({"picture": name, **{k: sample[k] for k in kept if k in sample}})
     with written_whole(args.output / "samples.json") as path:
         path.write_text(json.dumps(notes, indent=1))

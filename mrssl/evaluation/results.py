@@ -18,7 +18,7 @@ from mrssl.evaluation.evaluator import EvaluationError
 _PAIRS_A_ROW = 4
 
 #: Metrics, or tasks, of which less is better.
-_LOWER_IS_BETTER = frozenset({"hd95", "assd", "false-change", "missed"})
+_LOWER_IS_BETTER = frozenset({"hd95", "assd", "false-change", "false-detections", "missed"})
 
 
 def get_metric(results: Mapping[str, Mapping[str, float]], name: str) -> float:
@@ -38,7 +38,7 @@ def get_metric(results: Mapping[str, Mapping[str, float]], name: str) -> float:
 def is_better(name: str, value: float, best: float | None) -> bool:
     """Whether ``value`` of the metric ``"task/metric"`` beats ``best`` (None: nothing yet).
 
-    Distances and ``false-change`` are better low, everything else high; nan beats nothing.
+    Distances and what is false or missed are better low, everything else high; nan beats nothing.
     """
     if math.isnan(value):
         return False

@@ -92,12 +92,10 @@ def test_a_distorted_sample_is_annotated_and_can_be_replayed() -> None:
     assert sample["types"].sum(1).min() >= 1
     assert (sample["height"], sample["width"]) == (48, 56)
     mapper = pretext()
-    clean, donor = (
-        mapper.stack(record(2, slice_index=index)) for index in (2, sample["donor_index"])
-    )
-    again = replay(clean, sample["records"], donor=donor)
+    again = replay(mapper.stack(record(2)), sample["records"], donor=mapper.stack(sample["donor"]))
     assert np.array_equal(again * np.float32(INTENSITY_SCALE), sample["image"])
-    assert sample["donor_index"] != 2
+    assert sample["donor"]["file_name"] == "volume.nii.gz"
+    assert sample["donor"]["slice_index"] != 2
 
 
 def test_evaluation_keeps_the_labels_own_grid() -> None:

@@ -113,6 +113,40 @@ def test_nothing_changes_at_severity_zero(image):
     assert len(out.boxes) == 0 and out.image.tobytes() == image.tobytes()
 
 
+def test_unchanged_regions_are_kept_where_they_are_asked_for(image):
+    kept = make(severity=(0.0, 0.0), keep_unchanged=True)(image, np.random.default_rng(0))
+    assert len(kept.boxes) == len(kept.records) == 3 and kept.types.sum() == 3
+    assert kept.image.tobytes() == image.tobytes() and not kept.masks.any()
+    assert kept.boxes.tolist() == [record["box"] for record in kept.records]
+
+
+def test_the_regions_depend_on_neither_type_nor_severity(image):
+    places = [
+        [
+            record["box"]
+            for record in make([name], severity=(severity, severity), keep_unchanged=True)(
+                image, np.random.default_rng(4)
+            ).records
+        ]
+        for name in ("gamma", "zipper", "motion")
+        for severity in (0.0, 0.3, 1.0)
+    ]
+    assert places[0] and all(place == places[0] for place in places)
+
+
+def test_keeping_the_unchanged_changes_nothing_else(image, donor):
+    for seed in range(10):
+        kept, usual = (
+            make(keep_unchanged=keep, min_changed=0.0, severity=(0.9, 1.0))(
+                image, np.random.default_rng(seed), donor=donor
+            )
+            for keep in (True, False)
+        )
+        if len(usual.boxes) == len(kept.boxes):
+            assert usual.records == kept.records
+            assert np.array_equal(usual.boxes, kept.boxes)
+
+
 def test_flat_slices_are_not_labelled():
     for value in (0.0, 1.0):
         flat = np.full((3, 64, 64), value, dtype=np.float32)
