@@ -1,6 +1,8 @@
 #!/usr/bin/env python3
 """Speed against peers, as ratios within one run: mapper, training step, inference, distortions.
 
+And the memory of a loader worker.
+
 The steps are those of the small configuration (or --config-file) on slices of the given size; the
 stock models get the same images, boxes and masks, and the same numbers of anchors and proposals.
 """
@@ -18,6 +20,7 @@ import cv2
 import torch
 
 from benchmark_distortions import benchmark_distortions
+from benchmark_memory import worker_memory
 from benchmark_steps import make_mapper, ratio, step_of
 from mrssl.checkpoint import replacing
 from mrssl.config import load_cfg
@@ -121,6 +124,7 @@ def main() -> None:
 
             figures |= benchmark_detectron2(args.config_file, args.opts, rounds=args.rounds)
     figures["distortions"] = benchmark_distortions()
+    figures["worker_memory"] = worker_memory(cfg)
     print(json.dumps(figures, indent=2))
     if args.json:
         with replacing(args.json) as file:

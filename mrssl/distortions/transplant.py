@@ -141,7 +141,8 @@ def harmonic(values: np.ndarray) -> np.ndarray:
 class CutPaste(Distortion):
     """A piece of the same slice is pasted in, turned, scaled and of another brightness.
 
-    CutPaste (Li et al., CVPR 2021), there with rotation and colour jitter.
+    ``(1 - o) * own + o * gain * piece``, o the opacity. CutPaste (Li et al., CVPR 2021), there with
+    rotation and colour jitter.
 
     Severity: opacity ``0.5 + 0.5 * severity``; any angle, scale 0.7 to 1.4, gain 0.7 to 1.3.
     """
