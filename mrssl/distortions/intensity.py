@@ -58,8 +58,9 @@ class IntensityCurve(Distortion):
 
     ``B(t) = 3 (1-t)^2 t P1 + 3 (1-t) t^2 P2 + t^3 (1, 1)`` gives the pairs (old, new). The
     non-linear transformation of Models Genesis (Zhou et al., Medical Image Analysis 2021): P1 and
-    P2 of U(0, 1)^2; half of the curves are made monotonic by sorting the points' coordinates. Falling curves are :class:`ContrastInversion`. Of a few
-    curves drawn, the one farthest from the identity is taken.
+    P2 of U(0, 1)^2; half of the curves are made monotonic by sorting the points' coordinates.
+    Falling curves are :class:`ContrastInversion`. Of a few curves drawn, the one farthest from the
+    identity is taken.
 
     Severity: the curve's weight w, its square root: ``(1 - w) * v + w * curve(v)``.
     """
