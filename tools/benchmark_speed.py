@@ -123,8 +123,9 @@ def main() -> None:
             from benchmark_detectron2 import benchmark_detectron2
 
             figures |= benchmark_detectron2(args.config_file, args.opts, rounds=args.rounds)
-    figures["distortions"] = benchmark_distortions()
+    # Before the peers are imported, whose pages the worker would inherit.
     figures["worker_memory"] = worker_memory(cfg)
+    figures["distortions"] = benchmark_distortions()
     print(json.dumps(figures, indent=2))
     if args.json:
         with replacing(args.json) as file:

@@ -53,9 +53,11 @@ def format_results(results: Mapping[str, Mapping[str, float]], names: Sequence[s
 
     Args:
         results: ``{task: {metric: value}}``.
-        names: of classes or distortion types. Metrics called ``<metric>-<name>`` go to a table of
-            their own with a row a name; the others to one table a task.
+        names: of classes or distortion types, by default the types that the task ``type`` scores.
+            Metrics called ``<metric>-<name>`` go to a table of their own with a row a name; the
+            others to one table a task.
     """
+    names = names or [m.removeprefix("AP-") for m in results.get("type", {}) if m.startswith("AP-")]
     overall: dict[str, dict[str, str]] = {}
     by_name: dict[str, dict[str, str]] = {}
     for task, metrics in results.items():
