@@ -103,7 +103,7 @@ def add_mrssl_config(cfg: CN) -> None:
     # Surroundings that the branches see of a region, in cells of the restored crop on each side;
     # without them, what was lost could only be guessed from what is left.
     node.DISTORTION_HEAD.MARGIN = 8
-    node.DISTORTION_HEAD.MAX_ROIS = 8  # positive proposals a slice that the two branches see
+    node.DISTORTION_HEAD.MAX_ROIS = 4  # positive proposals a slice that the two branches learn from
     node.DISTORTION_HEAD.CONV_DIM = 32
     # "BN" learns types faster than "GN": normalising each region by itself takes away
     # the contrast and noise level that tell types apart.
