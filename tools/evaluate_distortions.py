@@ -25,7 +25,7 @@ from fvcore.common.config import CfgNode
 
 from distortion_report import FOUND, Sweep, draw_recall, format_sweep
 from mrssl.checkpoint import Provenance, load_checkpoint, load_strict
-from mrssl.config import ConfigError, load_cfg
+from mrssl.config import ConfigError, is_pretraining, load_cfg
 from mrssl.data.files import written_whole
 from mrssl.data.loader import EvaluationSet, build_loader
 from mrssl.data.mapper import SliceMapper
@@ -55,8 +55,8 @@ class Probe:
 
     def __init__(self, mapper: SliceMapper, severity: float, count: int) -> None:
         base = mapper.distorter
-        if base is None:
-            raise ConfigError("MODEL.ROI_HEADS.NAME: a configuration of the pretext is needed")
+        if not isinstance(base, Distorter):
+            raise ConfigError("MODEL.ROI_HEADS.NAME: the pretext that distorts regions is needed")
         self.mapper, self.severity, self.count = mapper, severity, count
         self.distorters = [
             Distorter(
@@ -148,6 +148,14 @@ def load_model(cfg: CfgNode, data: RunData) -> torch.nn.Module:
     return model
 
 
+def parse_severities(text: str) -> tuple[float, ...]:
+    """The numbers of ``"0,0.5,1"``."""
+    numbers = tuple(float(part) for part in text.split(","))
+    if not all(0 <= number <= 1 for number in numbers):
+        raise argparse.ArgumentTypeError(f"{text}: each must lie in [0, 1]")
+    return numbers
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     options = argparse.ArgumentParser(
@@ -158,21 +166,24 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--dataset", required=True, help="folder of scans, or dataset.json:split")
     options.add_argument("--output", required=True, type=Path, metavar="DIR")
     options.add_argument(
-        "--severities", type=float, nargs="+", default=SEVERITIES, metavar="S",
-        help="each in [0, 1] (default: 0 0.25 0.5 1)",
-    )  # fmt: skip
+        "--severities",
+        type=parse_severities,
+        default=SEVERITIES,
+        metavar="S,S,...",
+        help="each in [0, 1] (default: 0,0.25,0.5,1)",
+    )
     options.add_argument(
         "--slices", type=int, default=100, help="at most, spread evenly (default: 100)"
     )
-    options.add_argument("--opts", nargs="+", default=[], metavar="KEY VALUE", help="overrides")
+    options.add_argument("opts", nargs=argparse.REMAINDER, help="overrides: KEY VALUE ...")
     return options
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Evaluate, print the table, and write."""
     args = parser().parse_args(argv)
-    if args.slices < 1 or not all(0 <= severity <= 1 for severity in args.severities):
-        raise MrsslError("--slices must be at least 1, and --severities lie in [0, 1]")
+    if args.slices < 1:
+        raise MrsslError(f"--slices {args.slices}: give at least 1")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     named = {
         "MODEL.DEVICE": device,
@@ -181,6 +192,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     }
     overrides = [part for pair in named.items() for part in pair]
     cfg = load_cfg(args.config_file, [*overrides, *args.opts])
+    if not is_pretraining(cfg):
+        raise ConfigError(f"{args.config_file}: not a configuration of the pretext")
     data = RunData(cfg, training=False)
     model = load_model(data.with_classes(cfg), data)
     found = sweep(model, data, args.severities, args.slices)

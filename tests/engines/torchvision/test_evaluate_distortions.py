@@ -107,7 +107,7 @@ def test_the_command_writes_table_picture_and_figures(
     evaluate_distortions.main(
         [
             *arguments(repository_root, weights, phantom, tmp_path / "out"),
-            "--severities", "0", "1", "--opts", "MODEL.DEVICE", "cpu", *OPTIONS,
+            "--severities", "0,1", "MODEL.DEVICE", "cpu", *OPTIONS,
         ]
     )  # fmt: skip
     text = (tmp_path / "out" / "distortions.md").read_text()
@@ -123,9 +123,9 @@ def test_the_command_writes_table_picture_and_figures(
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
-        (["--severities", "2"], "severities"),
         (["--slices", "0"], "slices"),
-        (["--opts", "MRSSL.PRETEXT.DISTORTIONS", "('gamma', 'swirl')"], "gamma, inpainting"),
+        (["MODEL.ROI_HEADS.NAME", "StandardROIHeads"], "pretext"),
+        (["MRSSL.PRETEXT.DISTORTIONS", "('gamma', 'swirl')"], "gamma, inpainting"),
     ],
 )
 def test_what_cannot_be_evaluated_is_told(
@@ -141,3 +141,14 @@ def test_what_cannot_be_evaluated_is_told(
             [*arguments(repository_root, weights, phantom, tmp_path / "out"), *extra]
         )
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("text", ["2", "0,-1", "0;1", "nan"])
+def test_severities_out_of_range_are_a_wrong_argument(
+    text: str, repository_root: Path, phantom: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        evaluate_distortions.main(
+            [*arguments(repository_root, tmp_path, phantom, tmp_path / "out"), "--severities", text]
+        )
+    assert caught.value.code == 2
