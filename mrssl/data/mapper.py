@@ -111,7 +111,7 @@ class SliceMapper:
         augment = training and (not pretraining or node.AUGMENT.PRETRAIN)
         sizes = cfg.INPUT.MIN_SIZE_TRAIN if training else (cfg.INPUT.MIN_SIZE_TEST,)
         cache = VolumeCache.from_config(cfg)
-        donors = DonorPool(records, share=node.PRETEXT.OTHER_SUBJECT, cache_bytes=cache.max_bytes)
+        share = node.PRETEXT.OTHER_SUBJECT
         return cls(
             cache=cache,
             min_sizes=sizes,
@@ -119,7 +119,9 @@ class SliceMapper:
             neighbor_step=node.DATA.NEIGHBOR_STEP,
             augmentation=SliceAugmentation.from_config(cfg) if augment else None,
             distorter=Distorter.from_config(cfg) if pretraining else None,
-            donors=donors if pretraining else None,
+            donors=DonorPool(records, share=share, cache_bytes=cache.max_bytes)
+            if pretraining
+            else None,
             class_values=class_values,
             instances=node.DATA.INSTANCES,
             # What is scored is every labelled pixel.
@@ -143,9 +145,9 @@ class SliceMapper:
             int64 (N,); ``masks`` bool (N, H, W); ``seed`` int, for whatever is sampled later;
             while pretraining ``clean`` as ``image``, ``types`` float32 (N, K), and ``records``
             and ``donor`` (the slice that foreign tissue came from, by ``SLICE_KEYS``), from which
-            :func:`mrssl.distortions.replay` makes ``image`` again;
-            and the dict's own metadata (``height``, ``width`` while pretraining those of
-            ``image``, since the ground truth is made on its grid).
+            :func:`mrssl.distortions.replay` makes ``image`` again; and the dict's own metadata
+            (``height``, ``width`` while pretraining those of ``image``, since the ground truth is
+            made on its grid).
         """
         stream = (_TRAIN, self.seed, epoch) if self.training else (_EVALUATE, 0, 0)
         rng = np.random.default_rng([*stream, record["image_id"]])

@@ -76,6 +76,15 @@ def test_a_sample_follows_from_seed_epoch_and_slice_alone() -> None:
         assert not np.array_equal(a["image"], other["image"])
 
 
+def test_the_curricula_follow_the_iteration() -> None:
+    mapper = pretext("MRSSL.PRETEXT.SEVERITY_CURRICULUM", "((0, 0.0), (10, 1.0))")
+    counts = [
+        sum(len(mapper(record(i), iteration=iteration)["boxes"]) for i in range(7))
+        for iteration in (0, 10)
+    ]
+    assert counts[0] == 0 < counts[1]
+
+
 def test_evaluation_knows_neither_seed_nor_epoch() -> None:
     a = pretext(training=False, seed=3)(record(2), epoch=1)
     assert same(a, pretext(training=False, seed=7)(record(2), epoch=5))

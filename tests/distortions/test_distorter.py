@@ -12,6 +12,7 @@ from fuzz_distortions import phantom_slice
 from mrssl.config import get_cfg
 from mrssl.distortions import (
     Curriculum,
+    DistortedSlice,
     Distorter,
     RegionSampler,
     build_distortions,
@@ -230,6 +231,26 @@ def test_from_config_reads_the_keys_and_sorts_weights_with_names(image):
     assert sum(o.types[:, 0].sum() for o in out) > 0 and not any(o.types[:, 1].any() for o in out)
     assert distorter.severity_curriculum(5) == 0.75
     assert Distorter.from_config(get_cfg()).type_names == registered_names()
+
+
+def test_composition_overlap_channels_and_curricula_by_config(image, donor):
+    cfg = get_cfg()
+    node = cfg.MRSSL.PRETEXT
+    node.REGIONS, node.SEPARATION, node.REGION_SIZE = (1, 6), 0.1, (0.3, 0.4)
+    node.COMPOSE, node.CLEAN_SHARE, node.ALL_CHANNELS = (2, 2), 0.0, 0.0
+    node.SEVERITY, node.MIN_CHANGED = (0.8, 1.0), 0.05
+    node.REGIONS_CURRICULUM = ((0, 0.0), (10, 1.0))
+    distorter = Distorter.from_config(cfg)
+
+    def draws(iteration: int) -> list[DistortedSlice]:
+        rngs = (np.random.default_rng(seed) for seed in range(20))
+        return [distorter(image, rng, donor=donor, iteration=iteration) for rng in rngs]
+
+    early, late = draws(0), draws(10)
+    assert max(len(out.boxes) for out in early) == 1 and max(len(out.boxes) for out in late) > 3
+    assert all((out.types.sum(axis=1) == 2).all() for out in late)
+    assert any((out.masks.sum(axis=0) > 1).any() for out in late), "regions overlap"
+    assert {record["channels"] for out in late for record in out.records} == {"middle"}
 
 
 @pytest.mark.parametrize(
