@@ -31,6 +31,7 @@ from mrssl.data.sources import (
 )
 from mrssl.data.store import check_index, find_index
 from mrssl.errors import MrsslError
+from mrssl.privacy import folder_alias
 
 _LOG = logging.getLogger(__name__)
 
@@ -97,10 +98,11 @@ def describe(name_or_path: str | Path, *, subject_pattern: str = "") -> Descript
             reason = f"{len(found.refused)} files refused, the first {first.path}: {first.reason}"
         raise MrsslError(f"{path}: no MRI volume found ({reason})")
     if found.refused:
+        where = found.mask(path)(str(path))
         _LOG.warning(
-            "%s: %d files are not used (tools/check_data.py lists them)", path, len(found.refused)
+            "%s: %d files are not used (tools/check_data.py lists them)", where, len(found.refused)
         )
-    return Description(path.resolve().name, [Case(v.subject, v) for v in found.volumes])
+    return Description(folder_alias(path), [Case(v.subject, v) for v in found.volumes])
 
 
 def read_description(path: Path, split: str = "", *, subject_pattern: str = "") -> Description:
@@ -259,12 +261,23 @@ def _agrees(text: str | None, wanted: Any) -> bool:
     return False
 
 
-def _of_split(path: Path, split: str, cases: Sequence[Case]) -> list[Case]:
+def read_splits(path: Path) -> dict[str, list[str]]:
+    """``split.json``: the name of a split -> names of cases or subjects.
+
+    Raises:
+        MrsslError: missing, or something else.
+    """
     splits = read_json(path)
+    for names in splits.values():
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise MrsslError(f"{path}: every split must be a list of case names")
+    return splits
+
+
+def _of_split(path: Path, split: str, cases: Sequence[Case]) -> list[Case]:
+    splits = read_splits(path)
     if split not in splits:
         raise MrsslError(f"{path}: no split {split!r}; it has {', '.join(map(repr, splits))}")
-    if not all(isinstance(names, list) for names in splits.values()):
-        raise MrsslError(f"{path}: every split must be a list of case names")
     by_name: dict[str, list[Case]] = {}
     for case in cases:
         for name in {case.name, case.source.subject}:
@@ -306,5 +319,6 @@ __all__ = [
     "describe",
     "parse_dataset_path",
     "read_description",
+    "read_splits",
     "selected",
 ]

@@ -125,6 +125,7 @@ class Trainer:
             task="pretrain" if is_pretraining(self.cfg) else "finetune",
             class_names=self.data.class_names,
             type_names=self.data.type_names,
+            intensities=self.data.train_intensities,
             iteration=self.iteration,
         )
         schedule = {
