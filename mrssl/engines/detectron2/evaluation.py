@@ -75,9 +75,9 @@ class VolumeEvaluator(SliceDatasetEvaluator):
         super().__init__(core.VolumeEvaluator(class_names, score_threshold=score_threshold))
 
     @property
-    def per_subject(self) -> list[dict[str, Any]]:
+    def per_subject(self) -> Sequence[Mapping[str, Any]]:
         """One row a subject, after :meth:`evaluate`; see the core's evaluator."""
-        return self.evaluator.per_subject  # type: ignore[attr-defined]
+        return self.evaluator.per_subject
 
 
 def to_prediction(model_input: Mapping[str, Any], found: Instances) -> dict[str, np.ndarray]:
