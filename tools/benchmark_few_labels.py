@@ -77,10 +77,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         made_by = f"tools/benchmark_few_labels.py --config-file {args.config_file.as_posix()}"
         print(zoo_rows(_rows(bench, FINETUNE), f"{made_by} --data DATA --output OUTPUT"))
         return 0
-    runs = _runs(bench, args)
     if args.run:
         execute(bench, _by_id(bench, args.run))
         return 0
+    runs = _runs(bench, args)
     if args.list:
         for run in runs:
             if bench.finished(run) is None:

@@ -10,6 +10,7 @@ import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,8 @@ class Recipe:
         return replace(self, opts={**self.opts, **opts})
 
     def content(self) -> dict[str, Any]:
-        """What the file says, its bases included."""
-        return CfgNode.load_yaml_with_base(str(ROOT / self.config))
+        """What the file says, its bases included; not to be changed."""
+        return _content(self.config)
 
     def value(self, key: str) -> Any:
         """What is set for ``key`` here; defaults of the library are not looked up.
@@ -311,6 +312,11 @@ def load_plan(path: str | Path) -> Plan:
         if name not in arms:
             raise MrsslError(f"{path}: tune.grids.{name} is no arm")
     return plan
+
+
+@lru_cache(maxsize=64)
+def _content(config: str) -> dict[str, Any]:
+    return CfgNode.load_yaml_with_base(str(ROOT / config))
 
 
 def _recipe(node: Node, base: Recipe) -> Recipe:
