@@ -120,6 +120,9 @@ def test_fine_tuning_takes_the_weights_and_is_scored(
 
     results = run(cfg)
     assert {"bbox", "segm", "dice", "hd95", "assd"} <= set(results)
+    subjects = json.loads((tmp_path / "inference" / "per_subject.json").read_text())
+    assert list(subjects) == ["subject3"]
+    assert subjects["subject3"]["dice"]["dice"] == pytest.approx(results["dice"]["dice"])
     scored = cfg.clone()
     scored.defrost()
     scored.MODEL.WEIGHTS = str(tmp_path / "model_final.pth")
