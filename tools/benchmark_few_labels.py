@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
+import signal
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -225,5 +226,10 @@ def _write(path: Path, text: str) -> None:
         file.write(text.encode())
 
 
+def _stop(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _stop)  # as Ctrl-C: the runs are stopped, what is done is kept
     run_main(main)

@@ -84,6 +84,7 @@ class Pool:
         finally:
             for job in active:
                 job.process.terminate()
+            for job in active:
                 job.process.wait()
         return self.failed
 
