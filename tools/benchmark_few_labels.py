@@ -19,17 +19,18 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from few_labels_plan import FINETUNE, PRETRAIN, TUNE, Plan, Run, load_plan
+from few_labels_bench import RESULT, Bench, Row, read_row
+from few_labels_plan import FINETUNE, PRETRAIN, TUNE, Plan, Run
 from few_labels_pool import Pool
 from few_labels_report import (
-    Row,
     markdown,
     plot,
     tuning_markdown,
     with_iterations_to_scratch,
     zoo_rows,
 )
-from few_labels_run import RESULT, Bench, execute, read_row
+from few_labels_run import execute
+from few_labels_yaml import load_plan
 from mrssl.checkpoint import replacing
 from mrssl.errors import MrsslError, run_main
 from mrssl.evaluation import write_results

@@ -10,11 +10,11 @@ from typing import Any
 
 from tabulate import tabulate
 
+from few_labels_bench import Row
 from mrssl.checkpoint import replacing
 from mrssl.errors import optional_import
 from mrssl.evaluation import Interval, paired_interval, t_interval
 
-Row = dict[str, Any]
 SCRATCH = "scratch"
 #: arm -> label ("1", "8", "all") -> seed -> row
 Grid = dict[str, dict[str, dict[int, Row]]]

@@ -8,13 +8,77 @@ from typing import Any, TypeVar
 
 import yaml
 
+from few_labels_plan import ALL, FINETUNE, PRETRAIN, ROOT, Arm, Plan, Recipe
 from mrssl.errors import MrsslError
 
 T = TypeVar("T")
 _REQUIRED: Any = object()
 
 
-def read_plan_file(path: str | Path) -> dict[str, Any]:
+def load_plan(path: str | Path) -> Plan:
+    """Read a plan.
+
+    Raises:
+        MrsslError: a missing file, an unknown or missing key, a value of the wrong type.
+    """
+    node = Node(str(path), _read(path))
+    labeled = node.take("labeled", _labeled)
+    seeds = tuple(range(node.take("seeds", int)))
+    base = {kind: _recipe(node.child(kind), Recipe("")) for kind in (PRETRAIN, FINETUNE)}
+    pretrainings = {
+        name: _recipe(child, base[PRETRAIN]) for name, child in node.children("pretrainings")
+    }
+    arms = {}
+    for name, child in node.children("arms"):
+        arms[name] = Arm(
+            weights=child.take("weights", str, ""),
+            labeled=child.take("labeled", _labeled, labeled),
+            seeds=seeds[: child.take("seeds", int, len(seeds))],
+            recipe=_recipe(child, base[FINETUNE]),
+        )
+    validation, tune = node.child("validation"), node.child("tune")
+    schedules = {str(n): child.rest() for n, child in node.children("schedules")}
+    plan = Plan(
+        dataset=node.take("dataset", str),
+        engine=node.take("engine", str, "torchvision"),
+        train_split=node.take("train_split", str, "train"),
+        test_split=node.take("test_split", str, "test"),
+        validation_subjects=validation.take("subjects", int, 0),
+        validation_period=validation.take("period", int, 0),
+        pretrain_per_seed=node.take("pretrain_per_seed", bool, False),
+        pretrainings=pretrainings,
+        arms=arms,
+        schedules=schedules,
+        tune_labeled=tune.take("labeled", _labeled, ()),
+        tune_folds=tune.take("folds", int, 3),
+        tune_grids={name: child.rest() for name, child in tune.children("grids")},
+    )
+    for part in (validation, tune, node):
+        part.finish()
+    for name in plan.tune_grids:
+        if name not in arms:
+            raise MrsslError(f"{path}: tune.grids.{name} is no arm")
+    return plan
+
+
+def _recipe(node: Node, base: Recipe) -> Recipe:
+    opts = node.child("opts").rest()
+    recipe = Recipe(node.take("config", str, base.config), {**base.opts, **opts})
+    if not recipe.config or not (ROOT / recipe.config).is_file():
+        raise MrsslError(f"{node.where}: 'config' {recipe.config!r} is no file of the repository")
+    node.finish()
+    return recipe
+
+
+def _labeled(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list) or not value:
+        raise TypeError
+    if not all(v == ALL or (isinstance(v, int) and v > 0) for v in value):
+        raise TypeError
+    return tuple(map(str, value))
+
+
+def _read(path: str | Path) -> dict[str, Any]:
     """The mapping that a YAML file holds.
 
     Raises:

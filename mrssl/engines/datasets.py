@@ -13,6 +13,7 @@ from mrssl.data import Dataset, dataset_options, load_dataset
 from mrssl.data.loader import EvaluationSet, PositionSampler, SampleStream, build_loader
 from mrssl.data.mapper import SliceMapper
 from mrssl.evaluation import (
+    DistortionEvaluator,
     Evaluator,
     RestorationEvaluator,
     pretext_evaluator,
@@ -122,6 +123,8 @@ class RunData:
         """What the task is scored with."""
         if restores_whole_slices(self.cfg):
             return RestorationEvaluator(self.type_names)
+        if self.pretraining and self.cfg.MRSSL.RESTORATION_HEAD.LOSS_WEIGHT == 0:
+            return DistortionEvaluator(self.type_names)
         if self.pretraining:
             return pretext_evaluator(self.type_names)
         return segmentation_evaluator(self.class_names)

@@ -96,6 +96,7 @@ class MaskRCNN(SliceModel):
             "scores": found["scores"][kept].float(),
             "classes": found["labels"][kept] - 1,
         }
+        probability = None
         if "masks" in found:
             probability = found["masks"][kept, 0].float()
             out["masks"] = paste_rois(probability, boxes, height, width) >= 0.5

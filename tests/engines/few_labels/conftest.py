@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import yaml
 
-from few_labels_plan import Plan, load_plan
+from few_labels_plan import Plan
+from few_labels_yaml import load_plan
 
 QUICK = "configs/quick_schedules"
 

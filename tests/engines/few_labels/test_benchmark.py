@@ -14,9 +14,11 @@ import pytest
 
 import benchmark_few_labels
 import few_labels_run
-from few_labels_plan import Plan, Run, load_plan
+from few_labels_bench import Bench
+from few_labels_plan import Plan, Run
 from few_labels_pool import Pool
-from few_labels_run import Bench, execute
+from few_labels_run import execute
+from few_labels_yaml import load_plan
 from mrssl.errors import MrsslError
 
 RESULTS = {

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from few_labels_plan import ROOT, Plan, Run, choose_subjects, load_plan
+from few_labels_plan import ROOT, Plan, Run, choose_subjects
+from few_labels_yaml import load_plan
 from mrssl.config import load_cfg
 from mrssl.errors import MrsslError
 
