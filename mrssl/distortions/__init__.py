@@ -21,7 +21,7 @@ from mrssl.distortions.base import (
 )
 from mrssl.distortions.curriculum import Curriculum
 from mrssl.distortions.distorter import DistortedSlice, Distorter, replay
-from mrssl.distortions.regions import Region, RegionSampler, foreground_of
+from mrssl.distortions.regions import Region, RegionSampler
 from mrssl.distortions.whole_slice import WholeSliceDistorter
 
 __all__ = [
@@ -37,7 +37,6 @@ __all__ = [
     "WholeSliceDistorter",
     "bias",
     "build_distortions",
-    "foreground_of",
     "geometry",
     "information_loss",
     "intensity",

@@ -207,6 +207,9 @@ def test_what_is_left_is_listed_and_what_cannot_be_is_said(
         "scratch/n2/seed1", "mrssl/n2/seed1", "blind/n2/seed1",
     ]  # fmt: skip
     assert "left out: imagenet" in told.err
+    assert benchmark_few_labels.main([*arguments, "--tune"]) == 0
+    ids = [line.split(" --run ")[1] for line in capsys.readouterr().out.splitlines()]
+    assert len(ids) == 3 * 4 and all(run_id.startswith("tune/scratch/n1/") for run_id in ids)
     with pytest.raises(MrsslError, match="--arms nobody"):
         benchmark_few_labels.main([*arguments, "--arms", "nobody"])
     with pytest.raises(MrsslError, match="no run of the plan is left"):
