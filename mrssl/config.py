@@ -17,14 +17,22 @@ from mrssl.errors import MrsslError
 #: The one switch between pretraining and fine-tuning (``MODEL.ROI_HEADS.NAME``).
 DISTORTION_ROI_HEADS = "DistortionROIHeads"
 
+#: The peer pretext (``MODEL.META_ARCHITECTURE``): no detector, the whole slice is restored.
+WHOLE_SLICE_RESTORATION = "WholeSliceRestoration"
+
 
 class ConfigError(MrsslError):
     """A configuration file or override that cannot be used; the message names the key."""
 
 
 def is_pretraining(cfg: CN) -> bool:
-    """Whether ``cfg`` asks for the pretext task (find, name and restore distortions)."""
-    return cfg.MODEL.ROI_HEADS.NAME == DISTORTION_ROI_HEADS
+    """Whether ``cfg`` asks for a pretext task, and so for no labels."""
+    return cfg.MODEL.ROI_HEADS.NAME == DISTORTION_ROI_HEADS or restores_whole_slices(cfg)
+
+
+def restores_whole_slices(cfg: CN) -> bool:
+    """Whether the pretext task is not to find, name and restore regions, but the peer's."""
+    return cfg.MODEL.META_ARCHITECTURE == WHOLE_SLICE_RESTORATION
 
 
 def add_mrssl_config(cfg: CN) -> None:
@@ -125,6 +133,9 @@ def add_mrssl_config(cfg: CN) -> None:
     node.TRANSFER.SCOPE = "detector"  # "backbone", "fpn", "rpn" or "detector"
     # Learning-rate factor of the loaded parameters, and iterations for which they stay frozen.
     node.TRANSFER.LR_FACTOR = 1.0
+    # Further factor on it for each stage below the heads, which are the seventh: stem, res2, res3,
+    # res4, res5, FPN, heads. Below 1, early layers change less.
+    node.TRANSFER.LAYER_DECAY = 1.0
     node.TRANSFER.FREEZE_ITERS = 0
 
     # -- training ---------------------------------------------------------------------------------

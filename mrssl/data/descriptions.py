@@ -7,6 +7,7 @@ Three layouts are understood, all with paths relative to the file:
 * a folder of scans: ``folder`` names it; ``include`` and ``exclude`` choose by header field.
 
 A ``split.json`` beside it maps the name of a split to the names of its cases (or subjects).
+``dataset.json:train[a,b]`` is the cases (or subjects) ``a`` and ``b`` of the split ``train``.
 """
 
 from __future__ import annotations
@@ -261,6 +262,22 @@ def _agrees(text: str | None, wanted: Any) -> bool:
     return False
 
 
+def select_subjects(name_or_path: str | Path, subjects: Sequence[str]) -> str:
+    """The path of some subjects of a split: ``dataset.json:train`` -> ``dataset.json:train[a,b]``.
+
+    Raises:
+        MrsslError: the path names no split, or a name cannot stand in a path.
+    """
+    if not parse_dataset_path(name_or_path)[1]:
+        raise MrsslError(f"{name_or_path}: subjects can be chosen of a split only")
+    if not subjects:
+        raise MrsslError(f"{name_or_path}: no subject is chosen")
+    for name in subjects:
+        if not name or set(name) & set("[],:/\\"):
+            raise MrsslError(f"{name_or_path}: the subject {name!r} cannot be named in a path")
+    return f"{name_or_path}[{','.join(subjects)}]"
+
+
 def read_splits(path: Path) -> dict[str, list[str]]:
     """``split.json``: the name of a split -> names of cases or subjects.
 
@@ -275,6 +292,7 @@ def read_splits(path: Path) -> dict[str, list[str]]:
 
 
 def _of_split(path: Path, split: str, cases: Sequence[Case]) -> list[Case]:
+    split, selected_names = _parse_selection(path, split)
     splits = read_splits(path)
     if split not in splits:
         raise MrsslError(f"{path}: no split {split!r}; it has {', '.join(map(repr, splits))}")
@@ -286,7 +304,23 @@ def _of_split(path: Path, split: str, cases: Sequence[Case]) -> list[Case]:
     if unknown:
         raise MrsslError(f"{path}: split {split!r} names {unknown[0]!r}, which is no case")
     _check_leak(path, split, splits, by_name)
-    wanted = set(splits[split])
+    chosen = _named(cases, splits[split])
+    for name in selected_names:
+        if not _named(chosen, [name]):
+            raise MrsslError(f"{path}: split {split!r} has no {name!r}")
+    return _named(chosen, selected_names) if selected_names else chosen
+
+
+def _parse_selection(path: Path, split: str) -> tuple[str, list[str]]:
+    """``train[a,b]`` -> ("train", ["a", "b"]); no names for the whole split."""
+    match = re.fullmatch(r"([^\[\]]+)(?:\[([^\[\]]+)\])?", split)
+    if match is None:
+        raise MrsslError(f"{path}: {split!r} is neither a split nor split[subject,subject,...]")
+    return match.group(1), match.group(2).split(",") if match.group(2) else []
+
+
+def _named(cases: Sequence[Case], names: Sequence[str]) -> list[Case]:
+    wanted = set(names)
     return [case for case in cases if case.name in wanted or case.source.subject in wanted]
 
 
@@ -320,5 +354,6 @@ __all__ = [
     "parse_dataset_path",
     "read_description",
     "read_splits",
+    "select_subjects",
     "selected",
 ]

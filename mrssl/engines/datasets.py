@@ -9,13 +9,19 @@ from typing import Any
 from fvcore.common.config import CfgNode
 from torch.utils.data import DataLoader
 
-from mrssl.config import ConfigError, is_pretraining
+from mrssl.config import ConfigError, is_pretraining, restores_whole_slices
 from mrssl.data import Dataset, dataset_options, load_dataset
 from mrssl.data.loader import EvaluationSet, PositionSampler, SampleStream, build_loader
 from mrssl.data.mapper import SliceMapper
 from mrssl.data.records import PackedRecords
 from mrssl.data.statistics import intensity_summary
-from mrssl.evaluation import Evaluator, pretext_evaluator, segmentation_evaluator
+from mrssl.evaluation import (
+    DistortionEvaluator,
+    Evaluator,
+    RestorationEvaluator,
+    pretext_evaluator,
+    segmentation_evaluator,
+)
 
 #: Detectron2's default of ``MODEL.ROI_HEADS.NUM_CLASSES``: nobody chose it for MRI.
 _UNSET_CLASSES = 80
@@ -123,10 +129,16 @@ class RunData:
     @property
     def default_metric(self) -> str:
         """What the best checkpoint is chosen by, as ``task/metric``."""
+        if restores_whole_slices(self.cfg):
+            return "restoration/PSNR"
         return "localization/AP50" if self.pretraining else "dice/dice"
 
     def evaluator(self) -> Evaluator:
         """What the task is scored with."""
+        if restores_whole_slices(self.cfg):
+            return RestorationEvaluator(self.type_names)
+        if self.pretraining and self.cfg.MRSSL.RESTORATION_HEAD.LOSS_WEIGHT == 0:
+            return DistortionEvaluator(self.type_names)
         if self.pretraining:
             return pretext_evaluator(self.type_names)
         return segmentation_evaluator(self.class_names)

@@ -9,6 +9,7 @@ from fvcore.common.config import CfgNode
 
 from mrssl.engines.distributed import barrier, is_main_process
 from mrssl.errors import MrsslError
+from mrssl.evaluation import Evaluator, write_results
 
 
 def prepare_output(cfg: CfgNode, *, resume: bool) -> None:
@@ -38,3 +39,16 @@ def prepare_output(cfg: CfgNode, *, resume: bool) -> None:
         partial.write_text(cfg.dump())
         partial.replace(folder / "config.yaml")
     barrier()
+
+
+def write_subjects(cfg: CfgNode, evaluator: Evaluator) -> None:
+    """Leave each subject's figures of the last evaluation in ``inference/per_subject.json``.
+
+    ``{subject: {"volumes": count, task: {metric: value}}}``; no file where none are scored.
+    """
+    rows = {
+        row["subject_id"]: {key: value for key, value in row.items() if key != "subject_id"}
+        for row in evaluator.per_subject
+    }
+    if rows and is_main_process():
+        write_results(rows, Path(cfg.OUTPUT_DIR) / "inference" / "per_subject.json")

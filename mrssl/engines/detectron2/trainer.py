@@ -47,6 +47,7 @@ from mrssl.engines.distributed import (
     is_main_process,
     share_buffers,
 )
+from mrssl.engines.output import write_subjects
 from mrssl.engines.pictures import restoration_grid
 from mrssl.engines.solver import build_optimizer, build_schedule
 from mrssl.errors import MrsslError
@@ -291,10 +292,11 @@ def score(model: nn.Module, data: RunData, evaluator: Any = None) -> Results:
         mapper=MRIDatasetMapper(data.test_mapper, is_train=False),
         batch_size=_TEST_BATCH,
     )
+    scoring = data.evaluator()
     with torch.no_grad():
-        return inference_on_dataset(
-            model, loader, evaluator or SliceDatasetEvaluator(data.evaluator())
-        )
+        results = inference_on_dataset(model, loader, evaluator or SliceDatasetEvaluator(scoring))
+    write_subjects(data.cfg, scoring)
+    return results
 
 
 __all__ = ["MRITrainer", "score"]

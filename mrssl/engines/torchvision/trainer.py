@@ -30,6 +30,7 @@ from mrssl.engines.distributed import (
     get_world_size,
     is_main_process,
 )
+from mrssl.engines.output import write_subjects
 from mrssl.engines.pictures import restoration_grid
 from mrssl.engines.solver import (
     IterationLR,
@@ -258,7 +259,10 @@ class Trainer:
         loader = self.data.test_loader(
             rank=get_rank(), world_size=get_world_size(), collate=collate_with_truth
         )
-        return evaluate(self.model, loader, self.data.evaluator())
+        evaluator = self.data.evaluator()
+        results = evaluate(self.model, loader, evaluator)
+        write_subjects(self.cfg, evaluator)
+        return results
 
     def _keep_best(self, results: Results) -> bool:
         """Save the model if it is the best so far; whether to stop early (on every process)."""

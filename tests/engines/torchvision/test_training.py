@@ -120,6 +120,9 @@ def test_fine_tuning_takes_the_weights_and_is_scored(
 
     results = run(cfg)
     assert {"bbox", "segm", "dice", "hd95", "assd"} <= set(results)
+    subjects = json.loads((tmp_path / "inference" / "per_subject.json").read_text())
+    assert list(subjects) == ["subject3"]
+    assert subjects["subject3"]["dice"]["dice"] == pytest.approx(results["dice"]["dice"])
     scored = cfg.clone()
     scored.defrost()
     scored.MODEL.WEIGHTS = str(tmp_path / "model_final.pth")
@@ -188,3 +191,27 @@ def test_two_processes_give_the_gradients_of_one_with_the_whole_batch(
     scale = max(np.abs(one[name]).max() for name in one.files)
     for name in one.files:
         np.testing.assert_allclose(two[name], one[name], atol=1e-5 * max(scale, 1.0), err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "tasks"),
+    [
+        (("MRSSL.TYPE_HEAD.LOSS_WEIGHT", 0.0), {"localization", "restoration"}),
+        (("MRSSL.RESTORATION_HEAD.LOSS_WEIGHT", 0.0), {"localization", "type"}),
+        (("MODEL.MASK_ON", False), {"localization", "type", "restoration"}),
+    ],
+    ids=["no type", "no restoration", "no mask"],
+)
+def test_the_pretext_without_one_of_its_parts_is_trained_and_scored(
+    repository_root: Path,
+    phantom: Path,
+    tmp_path: Path,
+    overrides: tuple[Any, ...],
+    tasks: set[str],
+) -> None:
+    cfg = config(repository_root, PRETRAIN, phantom, tmp_path, *overrides)
+    trainer = Trainer(cfg)
+    stream = trainer.data.train_loader(start_iteration=0, rank=0, world_size=1, collate=collate)
+    trainer.step(next(iter(stream)))
+    trainer.model.roi_heads.score_thresh = 0.0  # barely trained: else it finds nothing
+    assert set(trainer.evaluate()) == tasks
