@@ -128,6 +128,9 @@ def add_mrssl_config(cfg: CN) -> None:
     node.SOLVER.BEST_METRIC = ""  # "task/metric" kept as model_best.pth; "" = by the task
     node.SOLVER.PATIENCE = 0  # evaluations without a better metric before stopping; 0 = never
     node.SOLVER.KEEP_CHECKPOINTS = 2
+    # Decay of a moving average of the weights, which then is what is evaluated and exported;
+    # 0 = none. 0.999 remembers about the last thousand iterations.
+    node.SOLVER.EMA_DECAY = 0.0
     node.LOG_PERIOD = 20
     node.PICTURE_PERIOD = 0  # iterations between TensorBoard pictures; 0 = at each evaluation
 

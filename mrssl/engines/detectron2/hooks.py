@@ -14,11 +14,17 @@ from detectron2.engine import HookBase
 from detectron2.utils.events import EventStorage, EventWriter, get_event_storage
 from torch import nn
 
+from mrssl.engines.averaging import WeightAverage
 from mrssl.engines.distributed import gather_objects, get_rank, is_main_process
 from mrssl.engines.writers import MetricsFile
 from mrssl.evaluation import is_better
 
 _LOG = logging.getLogger(__name__)
+
+
+def _bare(model: nn.Module) -> nn.Module:
+    """The model inside a parallel wrapper."""
+    return getattr(model, "module", model)
 
 
 class EarlyStop(BaseException):
@@ -45,6 +51,25 @@ class SeededSteps(HookBase):
         """See ``HookBase``."""
         words = [self._seed, self.trainer.iter, get_rank()]
         torch.manual_seed(int(np.random.SeedSequence(words).generate_state(1)[0]))
+
+
+class AverageWeights(HookBase):
+    """Update a moving average of the weights after each iteration.
+
+    It stands before the hooks that evaluate or save the average, which is
+    ``average.module``; :class:`~mrssl.engines.detectron2.checkpointing.MRICheckpointer` saves it.
+
+    Args:
+        average: of the trainer's model, or None to do nothing.
+    """
+
+    def __init__(self, average: WeightAverage | None) -> None:
+        self._average = average
+
+    def after_step(self) -> None:
+        """See ``HookBase``."""
+        if self._average is not None:
+            self._average.update_parameters(_bare(self.trainer.model))  # type: ignore[attr-defined]
 
 
 class FreezeTransferred(HookBase):
@@ -135,11 +160,19 @@ class ValidationLoss(HookBase):
     Args:
         period: iterations; 0 = only at the end.
         batches: called each time; an iterable of batches with targets, of this process.
+        model: an average of the trainer's model, say; None = the trainer's.
     """
 
-    def __init__(self, period: int, batches: Callable[[], Iterable[list[dict[str, Any]]]]) -> None:
+    def __init__(
+        self,
+        period: int,
+        batches: Callable[[], Iterable[list[dict[str, Any]]]],
+        *,
+        model: nn.Module | None = None,
+    ) -> None:
         self._period = period
         self._batches = batches
+        self._model = model
 
     def after_step(self) -> None:
         """See ``HookBase``."""
@@ -150,8 +183,7 @@ class ValidationLoss(HookBase):
     @torch.no_grad()
     def measure(self) -> dict[str, float]:
         """Means over the slices of all processes; ``validation/total_loss`` is their sum."""
-        model: nn.Module = self.trainer.model  # type: ignore[attr-defined]
-        model = getattr(model, "module", model)
+        model = self._model if self._model is not None else _bare(self.trainer.model)  # type: ignore[attr-defined]
         norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
         modes = [norm.training for norm in norms]
         sums: dict[str, float] = defaultdict(float)
@@ -183,14 +215,21 @@ class Pictures(HookBase):
         period: iterations; 0 = only at the end.
         draw: called with the bare model in evaluation mode; gives uint8 (H, W, 3).
         name: under which it appears.
+        model: an average of the trainer's model, say; None = the trainer's.
     """
 
     def __init__(
-        self, period: int, draw: Callable[[nn.Module], np.ndarray], *, name: str = "samples"
+        self,
+        period: int,
+        draw: Callable[[nn.Module], np.ndarray],
+        *,
+        name: str = "samples",
+        model: nn.Module | None = None,
     ) -> None:
         self._period = period
         self._draw = draw
         self._name = name
+        self._model = model
 
     def after_step(self) -> None:
         """See ``HookBase``."""
@@ -198,8 +237,7 @@ class Pictures(HookBase):
         due = done == self.trainer.max_iter or (self._period and done % self._period == 0)
         if not due or not is_main_process():
             return
-        model: nn.Module = self.trainer.model  # type: ignore[attr-defined]
-        model = getattr(model, "module", model)
+        model = self._model if self._model is not None else _bare(self.trainer.model)  # type: ignore[attr-defined]
         training = model.training
         model.eval()
         with torch.no_grad():
@@ -238,6 +276,7 @@ class MetricsWriter(EventWriter):
 
 
 __all__ = [
+    "AverageWeights",
     "BestCheckpointer",
     "EarlyStop",
     "FreezeTransferred",

@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader
 from mrssl.checkpoint import Provenance, input_differences
 from mrssl.config import is_pretraining
 from mrssl.data.loader import PositionSampler, SampleStream
+from mrssl.engines.averaging import build_average
 from mrssl.engines.checkpoints import FINAL
 from mrssl.engines.datasets import RunData
 from mrssl.engines.detectron2.catalog import load_registered
@@ -32,6 +33,7 @@ from mrssl.engines.detectron2.config import with_device
 from mrssl.engines.detectron2.dataset_mapper import MRIDatasetMapper, to_input
 from mrssl.engines.detectron2.evaluation import SliceDatasetEvaluator, to_prediction
 from mrssl.engines.detectron2.hooks import (
+    AverageWeights,
     BestCheckpointer,
     EarlyStop,
     FreezeTransferred,
@@ -88,6 +90,7 @@ class MRITrainer(DefaultTrainer):
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.transferred: list[str] = []
         self.bare_model: nn.Module = build_model(cfg)
+        self.average = build_average(cfg, self.bare_model)
         parallel = {} if cfg.MODEL.DEVICE.startswith("cuda") else {"device_ids": None}
         model = create_ddp_model(
             self.bare_model, broadcast_buffers=False, find_unused_parameters=True, **parallel
@@ -99,6 +102,7 @@ class MRITrainer(DefaultTrainer):
             self.bare_model,
             cfg.OUTPUT_DIR,
             keep=cfg.MRSSL.SOLVER.KEEP_CHECKPOINTS,
+            average=self.average,
             describe=self._describe,
             trainer=self,
         )
@@ -149,6 +153,11 @@ class MRITrainer(DefaultTrainer):
         )
         return {"mrssl": provenance.to_dict(), "transferred": self.transferred}
 
+    @property
+    def deployed(self) -> nn.Module:
+        """What is evaluated and exported: the averaged model where there is one."""
+        return self.bare_model if self.average is None else self.average.module
+
     # -- data -------------------------------------------------------------------------------------
 
     def _train_loader(self, start_iteration: int) -> DataLoader[Any]:
@@ -197,13 +206,13 @@ class MRITrainer(DefaultTrainer):
         cfg = self.cfg
         period = cfg.TEST.EVAL_PERIOD
         found: list[HookBase] = [hooks.IterationTimer(), SeededSteps(self.seed)]
-        found.append(hooks.LRScheduler())
-        found.append(Pictures(cfg.MRSSL.PICTURE_PERIOD or period, self._draw))
+        found += [hooks.LRScheduler(), AverageWeights(self.average)]
+        found.append(Pictures(cfg.MRSSL.PICTURE_PERIOD or period, self._draw, model=self.deployed))
         if self.data.test:
             metric = cfg.MRSSL.SOLVER.BEST_METRIC or self.data.default_metric
             found += [
                 hooks.EvalHook(period, self.evaluate),
-                ValidationLoss(period, self._validation_batches),
+                ValidationLoss(period, self._validation_batches, model=self.deployed),
                 BestCheckpointer(
                     metric, self.checkpointer.save, patience=cfg.MRSSL.SOLVER.PATIENCE
                 ),
@@ -252,7 +261,7 @@ class MRITrainer(DefaultTrainer):
         """Score the model on ``DATASETS.TEST``; ``{}`` without one, and but on the main process."""
         if not self.data.test:
             return {}
-        self._last_eval_results = score(self.bare_model, self.data)
+        self._last_eval_results = score(self.deployed, self.data)
         return self._last_eval_results
 
     @classmethod

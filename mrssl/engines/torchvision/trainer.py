@@ -17,10 +17,10 @@ from mrssl.checkpoint import (
     input_differences,
     load_checkpoint,
     load_for_transfer,
-    load_strict,
     to_detectron2,
 )
 from mrssl.config import is_pretraining
+from mrssl.engines.averaging import build_average, load_saved_weights, weights_to_save
 from mrssl.engines.checkpoints import RunCheckpoints
 from mrssl.engines.datasets import RunData
 from mrssl.engines.distributed import (
@@ -63,6 +63,7 @@ class Trainer:
         self.data = RunData(cfg, seed=self.seed)
         self.cfg = cfg = self.data.with_classes(cfg)
         self.model = build_model(cfg, len(self.data.type_names)).to(self.device)
+        self.average = build_average(cfg, self.model)
         self.checkpoints = RunCheckpoints(self.folder, keep=cfg.MRSSL.SOLVER.KEEP_CHECKPOINTS)
         self.iteration = 0
         self.best: float | None = None
@@ -107,7 +108,7 @@ class Trainer:
 
     def _restore(self, path: Path, content: dict[str, Any], skipped: list[str]) -> None:
         self.notes += [f"warning: skipped {line}" for line in skipped]
-        load_strict(self.model, content, names="torchvision")
+        load_saved_weights(self.model, self.average, content, names="torchvision", where=str(path))
         self.optimizer.load_state_dict(content["optimizer"])
         self.scheduler.load_state_dict(content["scheduler"])
         if self.scaler is not None and "scaler" in content:
@@ -131,7 +132,7 @@ class Trainer:
             k: v for k, v in self.scheduler.state_dict().items() if k not in ("lr_lambdas",)
         }
         return {
-            "model": to_detectron2(self.model.state_dict()),
+            **weights_to_save(self.model, self.average, to_detectron2),
             "mrssl": provenance.to_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": schedule | {"lr_lambdas": [None] * len(self.optimizer.param_groups)},
@@ -237,6 +238,8 @@ class Trainer:
         else:
             self.optimizer.step()
         self.scheduler.step()
+        if self.average is not None:
+            self.average.update_parameters(self.model)
         self.iteration += 1
         if get_world_size() > 1:
             everyone = gather_objects(values)
@@ -252,12 +255,17 @@ class Trainer:
                 if name in names:
                     parameter.requires_grad_(self.iteration >= count)
 
+    @property
+    def deployed(self) -> nn.Module:
+        """What is evaluated and exported: the averaged model where there is one."""
+        return self.model if self.average is None else self.average.module
+
     def evaluate(self) -> Results:
         """Score the model on ``DATASETS.TEST``; ``{}`` but on the main process."""
         loader = self.data.test_loader(
             rank=get_rank(), world_size=get_world_size(), collate=collate_with_truth
         )
-        return evaluate(self.model, loader, self.data.evaluator())
+        return evaluate(self.deployed, loader, self.data.evaluator())
 
     def _keep_best(self, results: Results) -> bool:
         """Save the model if it is the best so far; whether to stop early (on every process)."""
@@ -285,10 +293,10 @@ class Trainer:
         """Distorted | restored | clean of a few slices, or the masks found, to TensorBoard."""
         if board is None:
             return
-        self.model.eval()
+        model = self.deployed.eval()
         samples = self.data.picture_samples()
-        outputs = [to_prediction(o) for o in self.model(collate(samples))]
-        self.model.train()
+        outputs = [to_prediction(o) for o in model(collate(samples))]
+        model.train()
         board.picture(self.iteration, "samples", restoration_grid(samples, outputs))
 
 

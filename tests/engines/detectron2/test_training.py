@@ -199,6 +199,39 @@ def test_a_loss_that_is_not_finite_names_itself_and_the_slices(
         trainer.train()
 
 
+def test_an_average_is_what_is_scored_and_saved_and_survives_a_resume(
+    make_config: MakeConfig, pretrained: Path, tmp_path: Path
+) -> None:
+    def averaged(folder: Path) -> Any:
+        options = ("TEST.EVAL_PERIOD", 3, "MRSSL.SOLVER.EMA_DECAY", 0.9)
+        return make_config("pretrain", folder, *options)
+
+    run(averaged(tmp_path / "whole"))
+    whole = load_checkpoint(tmp_path / "whole" / "model_final.pth")
+    plain = load_checkpoint(pretrained / "model_final.pth")["model"]
+    for name, tensor in plain.items():  # training itself is left alone
+        assert torch.equal(whole["unaveraged"][name], tensor), name
+    stem = "backbone.bottom_up.stem.conv1.weight"
+    assert not torch.equal(whole["model"][stem], plain[stem])
+
+    folder = tmp_path / "resumed"
+    folder.mkdir()
+    middle = (tmp_path / "whole" / "model_0000002.pth").read_bytes()
+    (folder / "model_0000002.pth").write_bytes(middle)
+    cfg = averaged(folder)
+    results = run(cfg, resume=True)
+    resumed = load_checkpoint(folder / "model_final.pth")
+    assert resumed["averaged_updates"] == 6
+    for entry in ("model", "unaveraged"):
+        for name, tensor in whole[entry].items():
+            assert torch.equal(resumed[entry][name], tensor), name
+
+    scored = cfg.clone()
+    scored.defrost()
+    scored.MODEL.WEIGHTS = str(folder / "model_final.pth")
+    assert run(scored, eval_only=True) == results
+
+
 def test_neither_engine_resumes_from_the_other(
     make_config: MakeConfig, repository_root: Path, pretrained: Path, tmp_path: Path
 ) -> None:

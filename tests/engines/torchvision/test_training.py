@@ -163,6 +163,37 @@ def test_a_loss_that_is_not_finite_names_itself_and_the_slices(
         trainer.step(batch)
 
 
+def test_an_average_is_what_is_scored_and_saved_and_survives_a_resume(
+    repository_root: Path, phantom: Path, tmp_path: Path
+) -> None:
+    folders = [tmp_path / name for name in ("plain", "whole", "resumed")]
+    for folder in folders[:2]:
+        decay = 0.0 if folder.name == "plain" else 0.9
+        run(config(repository_root, PRETRAIN, phantom, folder, "MRSSL.SOLVER.EMA_DECAY", decay))
+    plain, whole = (load_checkpoint(folder / "model_final.pth") for folder in folders[:2])
+    for name, tensor in plain["model"].items():  # training itself is left alone
+        assert torch.equal(whole["unaveraged"][name], tensor), name
+    stem = "backbone.bottom_up.stem.conv1.weight"
+    assert not torch.equal(whole["model"][stem], plain["model"][stem])
+    assert whole["averaged_updates"] == 6
+
+    folders[2].mkdir()
+    (folders[2] / "model_0000002.pth").write_bytes((folders[1] / "model_0000002.pth").read_bytes())
+    cfg = config(
+        repository_root, PRETRAIN, phantom, folders[2], "MRSSL.SOLVER.EMA_DECAY", 0.9
+    )  # fmt: skip
+    results = run(cfg, resume=True)
+    resumed = load_checkpoint(folders[2] / "model_final.pth")
+    for entry in ("model", "unaveraged"):
+        for name, tensor in whole[entry].items():
+            assert torch.equal(resumed[entry][name], tensor), name
+
+    scored = cfg.clone()
+    scored.defrost()
+    scored.MODEL.WEIGHTS = str(folders[2] / "model_final.pth")
+    assert run(scored, eval_only=True) == results
+
+
 @pytest.mark.slow
 def test_two_processes_give_the_gradients_of_one_with_the_whole_batch(
     repository_root: Path, phantom: Path, tmp_path: Path
