@@ -23,7 +23,6 @@ import cv2
 import numpy as np
 
 from fuzz_distortions import phantom_slice, read_slices
-from mrssl.data.files import written_whole
 from mrssl.distortions import (
     Distorter,
     DistortionContext,
@@ -33,6 +32,7 @@ from mrssl.distortions import (
     foreground_of,
 )
 from mrssl.errors import run_main
+from mrssl.files import written_whole
 
 #: Nearest transforms: type -> (class, keyword arguments), in ranges like those of the type.
 MONAI: dict[str, tuple[str, dict[str, Any]]] = {

@@ -19,11 +19,11 @@ import torch
 
 from benchmark_distortions import benchmark_distortions
 from benchmark_steps import make_mapper, ratio, step_of
-from mrssl.checkpoint import replacing
 from mrssl.config import load_cfg
 from mrssl.engines.torchvision import build_model
 from mrssl.engines.torchvision.batches import collate
 from mrssl.errors import run_main
+from mrssl.files import replacing
 
 CONFIG = "configs/pretrain/distortion_R_18_FPN_small.yaml"
 

@@ -23,8 +23,8 @@ import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from mrssl.data.files import written_whole
 from mrssl.evaluation import Results
+from mrssl.files import written_whole
 
 #: What the report says first, because its figures invite more than they hold.
 CAVEAT = (

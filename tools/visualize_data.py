@@ -23,12 +23,12 @@ import numpy as np
 from tqdm import tqdm
 
 from mrssl.config import load_cfg
-from mrssl.data.files import written_whole
 from mrssl.data.mapper import INTENSITY_SCALE
 from mrssl.distortions import Distortion, DistortionContext, Region, foreground_of
 from mrssl.distortions.distorter import blend
 from mrssl.engines.datasets import RunData
 from mrssl.errors import MrsslError, run_main
+from mrssl.files import written_whole
 
 SEVERITIES = (0.3, 0.6, 1.0)
 #: Side of the grid's region as a share of the slice's, and how much more than it is shown.

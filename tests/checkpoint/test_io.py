@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from mrssl.checkpoint import CheckpointError, io, load_checkpoint, save_checkpoint
+from mrssl.files import replacing
 
 STATE = {"backbone.bottom_up.stem.conv1.weight": torch.arange(6.0).reshape(2, 3)}
 
@@ -74,7 +75,7 @@ def test_failed_write_leaves_the_old_file(tmp_path, monkeypatch, error):
 def test_interrupted_write_leaves_the_old_file(tmp_path):
     path = tmp_path / "report.txt"
     path.write_text("old")
-    with pytest.raises(KeyboardInterrupt), io.replacing(path) as file:
+    with pytest.raises(KeyboardInterrupt), replacing(path) as file:
         file.write(b"new")
         raise KeyboardInterrupt
     assert path.read_text() == "old" and os.listdir(tmp_path) == ["report.txt"]

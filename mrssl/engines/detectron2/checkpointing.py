@@ -77,8 +77,7 @@ class MRICheckpointer(DetectionCheckpointer):
         save_checkpoint(path, content | kwargs)
         self.logger.info("Saved checkpoint to %s", path)
         if path.name != BEST:
-            self.tag_last_checkpoint(path.name)
-            self.files.prune(path)
+            self.files.tag(path)
 
     def has_checkpoint(self) -> bool:
         """Whether there is anything in the run's folder to resume from."""

@@ -128,7 +128,7 @@ def test_random_numbers_follow_from_the_iteration() -> None:
 def test_metrics_are_json_and_fit_for_a_resume(tmp_path: Path) -> None:
     from detectron2.engine import hooks
 
-    from mrssl.engines.detectron2.hooks import MetricsWriter
+    from mrssl.engines.detectron2.event_writers import MetricsWriter
 
     path = tmp_path / "metrics.json"
     writer = hooks.PeriodicWriter([MetricsWriter(path)], period=1)

@@ -48,7 +48,7 @@ def test_a_pretraining_run_leaves_what_it_should(pretrained: Path) -> None:
     names = {path.name for path in pretrained.glob("*.pth")}
     assert names == {"model_0000002.pth", "model_0000005.pth", "model_best.pth", "model_final.pth"}
     assert (pretrained / "last_checkpoint").read_text() == "model_final.pth"
-    assert not list(pretrained.rglob("*.part")) + list(pretrained.rglob("*.tmp"))
+    assert not list(pretrained.rglob(".*"))
 
 
 def test_pictures_reach_tensorboard(pretrained: Path) -> None:

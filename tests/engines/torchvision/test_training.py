@@ -66,7 +66,7 @@ def test_a_pretraining_run_leaves_what_it_should(pretrained: Path) -> None:
     checkpoint = load_checkpoint(pretrained / "model_final.pth")
     assert checkpoint["mrssl"]["task"] == "pretrain"
     assert "backbone.bottom_up.res2.0.conv1.weight" in checkpoint["model"]
-    assert not list(pretrained.rglob("*.part"))
+    assert not list(pretrained.rglob(".*"))
 
 
 def test_resuming_continues_as_if_nothing_had_happened(
