@@ -61,7 +61,7 @@ def save_checkpoint(
             if verify:
                 file.flush()
                 written = torch.load(file.name, map_location="cpu", weights_only=True)
-                if not _same(written, plain):
+                if not same_content(written, plain):
                     raise CheckpointError(f"{path}: does not read back as it was written")
     except RuntimeError as error:  # torch's archive writer: a full disk among others
         raise CheckpointError(f"{path}: cannot be written ({_first_line(error)})") from error
@@ -94,14 +94,14 @@ def _plain(value: Any, where: str) -> Any:
     )
 
 
-def _same(a: Any, b: Any) -> bool:
-    """Equal, and tensors equal in every bit (a NaN equals itself)."""
+def same_content(a: Any, b: Any) -> bool:
+    """Whether two checkpoints, or parts of them, are equal in every bit (a NaN equals itself)."""
     if isinstance(a, Tensor) and isinstance(b, Tensor):
         return a.dtype == b.dtype and a.shape == b.shape and torch.equal(_bytes(a), _bytes(b))
     if isinstance(a, Mapping) and isinstance(b, Mapping):
-        return a.keys() == b.keys() and all(_same(a[key], b[key]) for key in a)
+        return a.keys() == b.keys() and all(same_content(a[key], b[key]) for key in a)
     if isinstance(a, list | tuple) and isinstance(b, list | tuple):
-        return len(a) == len(b) and all(_same(x, y) for x, y in zip(a, b, strict=True))
+        return len(a) == len(b) and all(same_content(x, y) for x, y in zip(a, b, strict=True))
     return type(a) is type(b) and (a == b or a != a)
 
 

@@ -217,6 +217,9 @@ class Pictures(HookBase):
         draw: called with the bare model in evaluation mode; gives uint8 (H, W, 3).
         name: under which it appears.
         model: an average of the trainer's model, say; None = the trainer's.
+
+    Attributes:
+        latest: the last picture.
     """
 
     def __init__(
@@ -231,6 +234,7 @@ class Pictures(HookBase):
         self._draw = draw
         self._name = name
         self._model = model
+        self.latest: np.ndarray | None = None
 
     def after_step(self) -> None:
         """See ``HookBase``."""
@@ -242,9 +246,9 @@ class Pictures(HookBase):
         training = model.training
         model.eval()
         with torch.no_grad():
-            picture = self._draw(model)
+            self.latest = self._draw(model)
         model.train(training)
-        self.trainer.storage.put_image(self._name, picture.transpose(2, 0, 1))
+        self.trainer.storage.put_image(self._name, self.latest.transpose(2, 0, 1))
 
 
 class Throughput(HookBase):

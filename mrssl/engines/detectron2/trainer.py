@@ -55,6 +55,7 @@ from mrssl.engines.faults import SkippedSlices
 from mrssl.engines.pictures import restoration_grid
 from mrssl.engines.signals import StopSignals
 from mrssl.engines.solver import build_optimizer, build_schedule
+from mrssl.engines.summary import write_summary
 from mrssl.engines.update import accelerate
 from mrssl.errors import MrsslError
 from mrssl.evaluation import Results
@@ -217,7 +218,9 @@ class MRITrainer(DefaultTrainer):
             SeededSteps(self.seed),
         ]
         found += [hooks.LRScheduler(), AverageWeights(self.average)]
-        found.append(Pictures(cfg.MRSSL.PICTURE_PERIOD or period, self._draw, model=self.deployed))
+        period_of_pictures = cfg.MRSSL.PICTURE_PERIOD or period
+        self.pictures = Pictures(period_of_pictures, self._draw, model=self.deployed)
+        found.append(self.pictures)
         if self.data.test:
             metric = cfg.MRSSL.SOLVER.BEST_METRIC or self.data.default_metric
             found += [
@@ -277,8 +280,16 @@ class MRITrainer(DefaultTrainer):
             self.checkpointer.save(Path(FINAL).stem, iteration=self.iter)
         finally:
             loop.removeFilter(_is_no_message)
-        for line in self.skipped.lines():
+        skipped = self.skipped.lines()
+        for line in skipped:
             _LOG.warning(line)
+        write_summary(
+            self.cfg,
+            self._last_eval_results,
+            engine="detectron2",
+            picture=self.pictures.latest,
+            notes=skipped,
+        )
         return self._last_eval_results
 
     def evaluate(self) -> Results:

@@ -20,9 +20,15 @@ class RunLog:
     Args:
         cfg: of the run.
         start_iteration: its first.
+
+    Attributes:
+        notes: all that was told in words.
+        last_picture: uint8 (H, W, 3); None before the first.
     """
 
     def __init__(self, cfg: CfgNode, *, start_iteration: int) -> None:
+        self.notes: list[str] = []
+        self.last_picture: np.ndarray | None = None
         self._window: list[Mapping[str, float]] = []
         self._enabled = is_main_process()
         if not self._enabled:
@@ -57,6 +63,7 @@ class RunLog:
 
     def note(self, text: str) -> None:
         """Tell something in words."""
+        self.notes.append(text)
         if self._enabled:
             self._progress.note(text)
 
@@ -80,6 +87,7 @@ class RunLog:
 
     def picture(self, iteration: int, name: str, image: np.ndarray) -> None:
         """Put a picture on record, uint8 (H, W, 3)."""
+        self.last_picture = image
         if self._enabled:
             for board in self._boards:
                 board.picture(iteration, name, image)

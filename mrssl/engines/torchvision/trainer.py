@@ -34,6 +34,7 @@ from mrssl.engines.faults import SkippedSlices
 from mrssl.engines.pictures import restoration_grid
 from mrssl.engines.signals import StopSignals
 from mrssl.engines.solver import IterationLR, build_optimizer, build_schedule
+from mrssl.engines.summary import write_summary
 from mrssl.engines.torchvision.batches import collate, collate_with_truth, to_prediction
 from mrssl.engines.torchvision.evaluation import evaluate
 from mrssl.engines.torchvision.model import build_model
@@ -172,12 +173,17 @@ class Trainer:
                 log.note(line)
             if stopped_early:
                 log.note(f"stopped early at iteration {self.iteration}: no better metric")
-                self.save(final=True)
-                return self.results
             # Before the evaluation: what took days must not hang on its last minute.
             self.save(final=True)
-            if self.data.test:
+            if self.data.test and not stopped_early:
                 self._evaluate(log)
+        write_summary(
+            self.cfg,
+            self.results,
+            engine="torchvision",
+            picture=log.last_picture,
+            notes=log.notes,
+        )
         return self.results
 
     def _loop(self, last: int, log: RunLog, signals: StopSignals) -> bool:
