@@ -49,6 +49,10 @@ def test_a_pretraining_run_leaves_what_it_should(pretrained: Path) -> None:
     assert names == {"model_0000002.pth", "model_0000005.pth", "model_best.pth", "model_final.pth"}
     assert (pretrained / "last_checkpoint").read_text() == "model_final.pth"
     assert not list(pretrained.rglob(".*"))
+    assert {"images_per_second", "data_share", "overhead_share", "grad_norm"} <= set(found[3])
+    page = (pretrained / "summary.html").read_text()
+    assert page.count("data:image/png;base64") >= 5  # curves and samples
+    assert "restoration/PSNR" in page
 
 
 def test_pictures_reach_tensorboard(pretrained: Path) -> None:
@@ -95,7 +99,7 @@ def test_resuming_continues_as_if_nothing_had_happened(
     assert sorted(resumed) == sorted(whole)  # and none twice
     assert [r["iteration"] for r in rows(tmp_path)].count(3) == 1
     expected = load_checkpoint(pretrained / "model_final.pth")["model"]
-    tensors_equal(load_checkpoint(tmp_path / "model_final.pth")["model"], expected, atol=1e-5)
+    tensors_equal(load_checkpoint(tmp_path / "model_final.pth")["model"], expected, atol=0.0)
 
 
 def test_a_damaged_newest_checkpoint_is_skipped(

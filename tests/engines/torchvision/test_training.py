@@ -19,6 +19,7 @@ from mrssl.engines.torchvision.batches import collate
 from mrssl.errors import MrsslError
 
 PRETRAIN = "configs/quick_schedules/pretrain_R_18_FPN.yaml"
+TIMINGS = {"images_per_second", "data_share", "overhead_share"}
 FINETUNE = "configs/quick_schedules/finetune_R_18_FPN.yaml"
 
 
@@ -65,6 +66,10 @@ def test_a_pretraining_run_leaves_what_it_should(pretrained: Path) -> None:
     assert list(pretrained.glob("events.out.tfevents.*"))
     checkpoint = load_checkpoint(pretrained / "model_final.pth")
     assert checkpoint["mrssl"]["task"] == "pretrain"
+    page = (pretrained / "summary.html").read_text()
+    assert page.count("data:image/png;base64") >= 4  # curves and samples
+    assert "restoration/PSNR" in page
+    assert "DistortionROIHeads" in page
     assert "backbone.bottom_up.res2.0.conv1.weight" in checkpoint["model"]
     assert not list(pretrained.rglob(".*"))
 
@@ -88,11 +93,13 @@ def test_resuming_continues_as_if_nothing_had_happened(
     resumed = {r["iteration"]: r for r in metrics(tmp_path) if "total_loss" in r}
     assert sorted(resumed) == [4, 5, 6]
     for iteration, row in resumed.items():
-        assert row == pytest.approx(whole[iteration], abs=1e-5)
+        timeless = {k: v for k, v in row.items() if k not in TIMINGS}
+        assert timeless == {k: whole[iteration][k] for k in timeless}
+        assert set(row) >= TIMINGS
     expected = load_checkpoint(pretrained / "model_final.pth")["model"]
     found = load_checkpoint(tmp_path / "model_final.pth")["model"]
     for name, tensor in expected.items():
-        torch.testing.assert_close(found[name], tensor, atol=1e-5, rtol=1e-5)
+        assert torch.equal(found[name], tensor), name
 
 
 def test_a_damaged_newest_checkpoint_is_skipped_and_named(
