@@ -97,6 +97,9 @@ def add_mrssl_config(cfg: CN) -> None:
     # 2.5-D: share of regions in which all channels are distorted alike; in the others, only the
     # slice itself (the middle channel) is.
     node.PRETEXT.ALL_CHANNELS = 1.0
+    # Share of slices whose foreign tissue comes from another subject, not another slice of the
+    # volume; where the data are in a slice store, or fit into CACHE_MIB.
+    node.PRETEXT.OTHER_SUBJECT = 0.5
 
     # -- the two branches of the pretext -----------------------------------------------------------
     node.DISTORTION_HEAD = CN()
@@ -104,7 +107,7 @@ def add_mrssl_config(cfg: CN) -> None:
     # Surroundings that the branches see of a region, in cells of the restored crop on each side;
     # without them, what was lost could only be guessed from what is left.
     node.DISTORTION_HEAD.MARGIN = 8
-    node.DISTORTION_HEAD.MAX_ROIS = 8  # positive proposals a slice that the two branches see
+    node.DISTORTION_HEAD.MAX_ROIS = 4  # positive proposals a slice that the two branches learn from
     node.DISTORTION_HEAD.CONV_DIM = 32
     # "BN" learns types faster than "GN": normalising each region by itself takes away
     # the contrast and noise level that tell types apart.

@@ -1,4 +1,4 @@
-"""Raw MR intensities to [0, 1], and what of a picture is patient and what is air.
+"""Raw MR intensities to [0, 1].
 
 MR intensities have no unit: two scans of one knee may differ a thousandfold. So each volume is
 mapped by its own statistics, taken over its foreground, and values outside are clipped.
@@ -8,17 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import cv2
 import numpy as np
 
 from mrssl.errors import MrsslError
+from mrssl.structures.foreground import BET_FRACTION
 
 NORMALIZATIONS = ("percentile", "zscore", "window")
 
-#: Share of the robust intensity range below which is air (BET's brain/background threshold).
-_BET_FRACTION = 0.1
-#: On a normalised slice nothing below this is foreground, however dark the slice.
-_SLICE_FLOOR = 0.05
 #: Voxels that statistics are taken from, at most; a regular subsample of more.
 _MAX_SAMPLES = 500_000
 
@@ -33,7 +29,7 @@ def foreground_threshold(array: np.ndarray) -> float:
         array: intensities of any shape, finite, a.u.
     """
     low, high = np.percentile(_sample(array), (2, 98))
-    return float(low + _BET_FRACTION * (high - low))
+    return float(low + BET_FRACTION * (high - low))
 
 
 def intensity_window(
@@ -95,38 +91,6 @@ def normalize(array: np.ndarray, low: float, high: float) -> np.ndarray:
     return np.clip(scaled, 0.0, 1.0, out=scaled)
 
 
-def foreground_mask(image: np.ndarray) -> np.ndarray:
-    """Pixels of a normalised slice that show the patient, specks removed and small holes closed.
-
-    The threshold is that of :func:`foreground_threshold`, from a histogram of 256 bins.
-
-    Args:
-        image: (H, W) float32 in [0, 1].
-
-    Returns:
-        (H, W) bool; True = patient.
-    """
-    levels = cv2.convertScaleAbs(image, alpha=255.0)
-    counts = cv2.calcHist([levels], [0], None, [256], [0, 256])
-    low, high = np.searchsorted(np.cumsum(counts), (0.02 * levels.size, 0.98 * levels.size))
-    threshold = max(_SLICE_FLOOR * 255.0, low + _BET_FRACTION * (high - low))
-    _, mask = cv2.threshold(levels, int(threshold), 1, cv2.THRESH_BINARY)
-    # Pinholes first, or opening would tear noisy tissue apart; then specks; then larger holes.
-    mask = cv2.morphologyEx(mask, cv2.MORPH_CLOSE, _KERNEL_3)
-    mask = cv2.morphologyEx(mask, cv2.MORPH_OPEN, _KERNEL_3)
-    mask = cv2.morphologyEx(mask, cv2.MORPH_CLOSE, _KERNEL_7)
-    return mask.view(np.bool_)
-
-
-def foreground_share(image: np.ndarray) -> float:
-    """Share of a normalised slice's pixels that :func:`foreground_mask` finds, in 0..1."""
-    return float(foreground_mask(image).mean())
-
-
-_KERNEL_3 = np.ones((3, 3), np.uint8)
-_KERNEL_7 = np.ones((7, 7), np.uint8)
-
-
 def _sample(array: np.ndarray) -> np.ndarray:
     flat = np.asarray(array).reshape(-1)
     step = max(1, flat.size // _MAX_SAMPLES)
@@ -136,8 +100,6 @@ def _sample(array: np.ndarray) -> np.ndarray:
 
 __all__ = [
     "NORMALIZATIONS",
-    "foreground_mask",
-    "foreground_share",
     "foreground_threshold",
     "intensity_window",
     "normalize",

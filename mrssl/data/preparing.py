@@ -17,7 +17,7 @@ from typing import Any
 from mrssl.data.descriptions import Case, Description, describe, parse_dataset_path
 from mrssl.data.files import read_json
 from mrssl.data.label_files import read_label
-from mrssl.data.normalization import foreground_share, intensity_window, normalize
+from mrssl.data.normalization import intensity_window, normalize
 from mrssl.data.sources import read_volume, volume_slice_axis
 from mrssl.data.store import (
     INDEX_NAME,
@@ -30,6 +30,7 @@ from mrssl.data.store import (
 )
 from mrssl.errors import MrsslError
 from mrssl.files import written_whole
+from mrssl.structures.foreground import foreground_share
 
 #: Folder of what is done so far: one JSON a volume, gone once the index is written.
 _DONE = "entries"

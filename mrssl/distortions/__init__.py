@@ -21,7 +21,7 @@ from mrssl.distortions.base import (
 )
 from mrssl.distortions.curriculum import Curriculum
 from mrssl.distortions.distorter import DistortedSlice, Distorter, replay
-from mrssl.distortions.regions import Region, RegionSampler, foreground_of
+from mrssl.distortions.regions import Region, RegionSampler
 
 __all__ = [
     "DISTORTION_REGISTRY",
@@ -35,7 +35,6 @@ __all__ = [
     "Stage",
     "bias",
     "build_distortions",
-    "foreground_of",
     "geometry",
     "information_loss",
     "intensity",

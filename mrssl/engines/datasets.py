@@ -83,7 +83,11 @@ class RunData:
 
     def _mapper(self, *, training: bool, seed: int) -> SliceMapper:
         return SliceMapper.from_config(
-            self.cfg, training=training, class_values=self._class_values, seed=seed
+            self.cfg,
+            training=training,
+            class_values=self._class_values,
+            seed=seed,
+            records=self.train if training else self.test,
         )
 
     def with_classes(self, cfg: CfgNode) -> CfgNode:

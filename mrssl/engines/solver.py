@@ -54,7 +54,7 @@ def build_optimizer(
     if kind == "SGD":
         return torch.optim.SGD(params, lr=node.BASE_LR, momentum=node.MOMENTUM)
     if kind == "ADAMW":
-        return torch.optim.AdamW(params, lr=node.BASE_LR)
+        return torch.optim.AdamW(params, lr=node.BASE_LR, fused=True)  # a twentieth of a step less
     raise MrsslError(f"MRSSL.SOLVER.OPTIMIZER {kind!r}: known are 'SGD' and 'ADAMW'")
 
 

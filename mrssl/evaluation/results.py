@@ -17,7 +17,7 @@ from mrssl.files import written_whole
 _PAIRS_A_ROW = 4
 
 #: Metrics, or tasks, of which less is better.
-_LOWER_IS_BETTER = frozenset({"hd95", "assd", "false-change", "missed"})
+_LOWER_IS_BETTER = frozenset({"hd95", "assd", "false-change", "false-detections", "missed"})
 
 
 def get_metric(results: Mapping[str, Mapping[str, float]], name: str) -> float:
@@ -37,7 +37,7 @@ def get_metric(results: Mapping[str, Mapping[str, float]], name: str) -> float:
 def is_better(name: str, value: float, best: float | None) -> bool:
     """Whether ``value`` of the metric ``"task/metric"`` beats ``best`` (None: nothing yet).
 
-    Distances and ``false-change`` are better low, everything else high; nan beats nothing.
+    Distances and what is false or missed are better low, everything else high; nan beats nothing.
     """
     if math.isnan(value):
         return False
@@ -52,9 +52,11 @@ def format_results(results: Mapping[str, Mapping[str, float]], names: Sequence[s
 
     Args:
         results: ``{task: {metric: value}}``.
-        names: of classes or distortion types. Metrics called ``<metric>-<name>`` go to a table of
-            their own with a row a name; the others to one table a task.
+        names: of classes or distortion types, by default the types that the task ``type`` scores.
+            Metrics called ``<metric>-<name>`` go to a table of their own with a row a name; the
+            others to one table a task.
     """
+    names = names or [m.removeprefix("AP-") for m in results.get("type", {}) if m.startswith("AP-")]
     overall: dict[str, dict[str, str]] = {}
     by_name: dict[str, dict[str, str]] = {}
     for task, metrics in results.items():
