@@ -95,7 +95,12 @@ class Laboratory:
         return self.folder / name
 
     def start(
-        self, name: str, *options: Any, resume: bool = False, program: str | None = None
+        self,
+        name: str,
+        *options: Any,
+        resume: bool = False,
+        program: str | None = None,
+        processes: int = 1,
     ) -> subprocess.Popen[str]:
         """Start a run whose output is ``name``.
 
@@ -104,10 +109,11 @@ class Laboratory:
             options: overrides of the configuration.
             resume: go on where it stopped.
             program: Python to run before ``tools/train_net.py``.
+            processes: that train together.
         """
         script = str(ROOT / "tools" / "train_net.py")
         arguments = ["--engine", self.engine, "--config-file", str(CONFIG)]
-        arguments += ["--resume"] * resume
+        arguments += ["--num-gpus", str(processes), *["--resume"] * resume]
         overrides = {
             "MODEL.DEVICE": "cpu",
             "DATASETS.TRAIN": f"('{self.data}:train',)",
