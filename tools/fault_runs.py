@@ -32,14 +32,20 @@ _RATE = "images_per_second"
 _PATIENCE = 1800.0  # seconds that anything may take on a loaded machine
 
 
-def write_volumes(folder: Path, count: int = 4) -> Path:
-    """Slabs of the ICBM 152 template as so many subjects; returns their ``dataset.json``."""
+def write_volumes(folder: Path, count: int = 4, *, every: int = 2) -> Path:
+    """Slabs of the ICBM 152 template as so many subjects; returns their ``dataset.json``.
+
+    Args:
+        folder: made.
+        count: of the slabs, eight slices each.
+        every: of the pixels in the slices, which are 2 mm wide.
+    """
     datasets: Any = optional_import("nilearn.datasets", "pip install nilearn")
     template = np.asarray(datasets.load_mni152_template(resolution=2).dataobj, np.float32)
     folder.mkdir(parents=True)
     for number in range(count):
-        slab = template[::2, ::2, 20 + 10 * number : 28 + 10 * number]
-        image = nib.Nifti1Image(slab, np.diag([4.0, 4.0, 8.0, 1.0]))
+        slab = template[::every, ::every, 20 + 10 * number : 28 + 10 * number]
+        image = nib.Nifti1Image(slab, np.diag([2.0 * every, 2.0 * every, 8.0, 1.0]))
         nib.save(image, folder / f"slab{number}.nii.gz")
     names = [f"slab{number}" for number in range(count)]
     (folder / "dataset.json").write_text(
