@@ -64,6 +64,10 @@ def add_mrssl_config(cfg: CN) -> None:
     node.DATA.KEEP_EMPTY = True
     # Decoded volumes kept in memory, per loader worker, in MiB.
     node.DATA.CACHE_MIB = 2048
+    # Share of the training slices that may turn out to be unreadable; they are skipped and listed.
+    node.DATA.MAX_UNREADABLE = 0.02
+    # Seconds that a loader worker may take for one batch before the run is stopped; 0 = any.
+    node.DATA.WORKER_TIMEOUT = 900
     # Regular expression whose first group is the subject in a file name; "" = by the format.
     node.DATA.SUBJECT_PATTERN = ""
 
@@ -144,7 +148,17 @@ def add_mrssl_config(cfg: CN) -> None:
     node.SOLVER.BEST_METRIC = ""  # "task/metric" kept as model_best.pth; "" = by the task
     node.SOLVER.PATIENCE = 0  # evaluations without a better metric before stopping; 0 = never
     node.SOLVER.KEEP_CHECKPOINTS = 2
+    # Decay of a moving average of the weights, which then is what is evaluated and exported;
+    # 0 = none. 0.999 remembers about the last thousand iterations.
+    node.SOLVER.EMA_DECAY = 0.0
+    # Parts in which SOLVER.IMS_PER_BATCH goes through the model, for less memory: one update each.
+    node.SOLVER.ACCUMULATE = 1
+    # Of SOLVER.AMP: "bfloat16", "float16", or "auto": what the device and the engine are best with.
+    node.SOLVER.AMP_DTYPE = "auto"
+    node.SOLVER.CHANNELS_LAST = False  # faster convolutions on some devices
+    node.SOLVER.COMPILE = False  # torch.compile of the backbone: minutes first, then faster steps
     node.LOG_PERIOD = 20
+    node.WANDB_PROJECT = ""  # report to Weights & Biases too, where it is installed; "" = no
     node.PICTURE_PERIOD = 0  # iterations between TensorBoard pictures; 0 = at each evaluation
 
 

@@ -6,6 +6,9 @@ Three layouts are understood, all with paths relative to the file:
 * nnU-Net: no list; ``imagesTr/CASE_0000.nii.gz`` and ``labelsTr/CASE.nii.gz`` beside the file;
 * a folder of scans: ``folder`` names it; ``include`` and ``exclude`` choose by header field.
 
+A path that leaves the file's folder is refused, so that a description from a stranger names nothing
+but what came with it, unless the environment has ``MRSSL_TRUST_PATHS=1``: no file can set that.
+
 A ``split.json`` beside it maps the name of a split to the names of its cases (or subjects).
 ``dataset.json:train[a,b]`` is the cases (or subjects) ``a`` and ``b`` of the split ``train``.
 """
@@ -13,6 +16,7 @@ A ``split.json`` beside it maps the name of a split to the names of its cases (o
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -169,13 +173,25 @@ def _listed_cases(path: Path, content: Mapping[str, Any], pattern: str) -> list[
         label = entry.get("label")
         cases.append(
             _case(
-                path.parent / entry["image"],
-                path.parent / label if label else None,
+                _beside(path, entry["image"]),
+                _beside(path, label) if label else None,
                 pattern,
                 series=str(entry.get("series", "")),
             )
         )
     return cases
+
+
+def _beside(path: Path, name: Any) -> Path:
+    """What a description calls ``name``: a path relative to it that stays in its folder."""
+    inside = os.path.normpath(str(name))
+    outside = os.path.isabs(inside) or inside.split(os.sep)[0] == os.pardir
+    if outside and os.environ.get("MRSSL_TRUST_PATHS") != "1":
+        raise MrsslError(
+            f"{path}: {name} lies outside its folder; if you trust the description, set "
+            "MRSSL_TRUST_PATHS=1"
+        )
+    return path.parent / str(name)
 
 
 def _nnunet_cases(path: Path, content: Mapping[str, Any], pattern: str) -> list[Case]:
@@ -221,7 +237,7 @@ def _stored_cases(path: Path, content: Mapping[str, Any]) -> list[Case]:
 
 
 def _folder_cases(path: Path, content: Mapping[str, Any], pattern: str) -> list[Case]:
-    found = find_volumes(path.parent / str(content["folder"]), subject_pattern=pattern)
+    found = find_volumes(_beside(path, content["folder"]), subject_pattern=pattern)
     include, exclude = content.get("include", {}), content.get("exclude", {})
     if not isinstance(include, dict) or not isinstance(exclude, dict):
         raise MrsslError(f"{path}: 'include' and 'exclude' must map header fields to values")

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from mrssl.config import ConfigError, is_pretraining, restores_whole_slices
 from mrssl.data import Dataset, dataset_options, load_dataset
-from mrssl.data.loader import EvaluationSet, PositionSampler, SampleStream, build_loader
+from mrssl.data.loader import Batches, EvaluationSet, PositionSampler, SampleStream, build_loader
 from mrssl.data.mapper import SliceMapper
 from mrssl.data.records import PackedRecords
 from mrssl.data.statistics import intensity_summary
@@ -151,19 +151,32 @@ class RunData:
         world_size: int,
         collate: Callable[[list[dict[str, Any]]], Any],
         pin_memory: bool = False,
-    ) -> DataLoader[Any]:
+    ) -> Batches:
         """Endless batches of this process, from ``start_iteration`` on."""
         size = self.cfg.SOLVER.IMS_PER_BATCH
         sampler = PositionSampler(
             size, start_iteration=start_iteration, rank=rank, world_size=world_size
         )
-        return build_loader(
-            SampleStream(self.train, self.train_mapper, seed=self.seed, batch_size=size),
-            batch_size=size // world_size,
-            sampler=sampler,
-            num_workers=self.cfg.DATALOADER.NUM_WORKERS,
-            collate=collate,
-            pin_memory=pin_memory,
+        return Batches(
+            build_loader(
+                self.train_stream(),
+                batch_size=size // world_size,
+                sampler=sampler,
+                num_workers=self.cfg.DATALOADER.NUM_WORKERS,
+                collate=collate,
+                pin_memory=pin_memory,
+                timeout=self.cfg.MRSSL.DATA.WORKER_TIMEOUT,
+            )
+        )
+
+    def train_stream(self) -> SampleStream:
+        """The endless stream of training samples that all processes share."""
+        return SampleStream(
+            self.train,
+            self.train_mapper,
+            seed=self.seed,
+            batch_size=self.cfg.SOLVER.IMS_PER_BATCH,
+            max_unreadable=self.cfg.MRSSL.DATA.MAX_UNREADABLE,
         )
 
     def test_loader(
