@@ -17,14 +17,22 @@ from mrssl.errors import MrsslError
 #: The one switch between pretraining and fine-tuning (``MODEL.ROI_HEADS.NAME``).
 DISTORTION_ROI_HEADS = "DistortionROIHeads"
 
+#: The peer pretext (``MODEL.META_ARCHITECTURE``): no detector, the whole slice is restored.
+WHOLE_SLICE_RESTORATION = "WholeSliceRestoration"
+
 
 class ConfigError(MrsslError):
     """A configuration file or override that cannot be used; the message names the key."""
 
 
 def is_pretraining(cfg: CN) -> bool:
-    """Whether ``cfg`` asks for the pretext task (find, name and restore distortions)."""
-    return cfg.MODEL.ROI_HEADS.NAME == DISTORTION_ROI_HEADS
+    """Whether ``cfg`` asks for a pretext task, and so for no labels."""
+    return cfg.MODEL.ROI_HEADS.NAME == DISTORTION_ROI_HEADS or restores_whole_slices(cfg)
+
+
+def restores_whole_slices(cfg: CN) -> bool:
+    """Whether the pretext task is not to find, name and restore regions, but the peer's."""
+    return cfg.MODEL.META_ARCHITECTURE == WHOLE_SLICE_RESTORATION
 
 
 def add_mrssl_config(cfg: CN) -> None:
@@ -56,6 +64,10 @@ def add_mrssl_config(cfg: CN) -> None:
     node.DATA.KEEP_EMPTY = True
     # Decoded volumes kept in memory, per loader worker, in MiB.
     node.DATA.CACHE_MIB = 2048
+    # Share of the training slices that may turn out to be unreadable; they are skipped and listed.
+    node.DATA.MAX_UNREADABLE = 0.02
+    # Seconds that a loader worker may take for one batch before the run is stopped; 0 = any.
+    node.DATA.WORKER_TIMEOUT = 900
     # Regular expression whose first group is the subject in a file name; "" = by the format.
     node.DATA.SUBJECT_PATTERN = ""
 
@@ -93,6 +105,9 @@ def add_mrssl_config(cfg: CN) -> None:
     # 2.5-D: share of regions in which all channels are distorted alike; in the others, only the
     # slice itself (the middle channel) is.
     node.PRETEXT.ALL_CHANNELS = 1.0
+    # Share of slices whose foreign tissue comes from another subject, not another slice of the
+    # volume; where the data are in a slice store, or fit into CACHE_MIB.
+    node.PRETEXT.OTHER_SUBJECT = 0.5
 
     # -- the two branches of the pretext -----------------------------------------------------------
     node.DISTORTION_HEAD = CN()
@@ -100,14 +115,16 @@ def add_mrssl_config(cfg: CN) -> None:
     # Surroundings that the branches see of a region, in cells of the restored crop on each side;
     # without them, what was lost could only be guessed from what is left.
     node.DISTORTION_HEAD.MARGIN = 8
-    node.DISTORTION_HEAD.MAX_ROIS = 8  # positive proposals a slice that the two branches see
+    node.DISTORTION_HEAD.MAX_ROIS = 4  # positive proposals a slice that the two branches learn from
     node.DISTORTION_HEAD.CONV_DIM = 32
     # "BN" learns types faster than "GN": normalising each region by itself takes away
     # the contrast and noise level that tell types apart.
     node.DISTORTION_HEAD.NORM = "BN"
     node.TYPE_HEAD = CN()
     node.TYPE_HEAD.CONV_DIM = 64
-    node.TYPE_HEAD.LOSS_WEIGHT = 1.0
+    # The loss sums over the types; at full weight the encoder that both branches share restores
+    # half as many dB in as many steps and tells the types apart hardly better.
+    node.TYPE_HEAD.LOSS_WEIGHT = 0.25
     node.RESTORATION_HEAD = CN()
     node.RESTORATION_HEAD.RESOLUTION = 48  # restored pixels a side; + 2 MARGIN a multiple of 8
     node.RESTORATION_HEAD.L1_WEIGHT = 0.5
@@ -120,6 +137,9 @@ def add_mrssl_config(cfg: CN) -> None:
     node.TRANSFER.SCOPE = "detector"  # "backbone", "fpn", "rpn" or "detector"
     # Learning-rate factor of the loaded parameters, and iterations for which they stay frozen.
     node.TRANSFER.LR_FACTOR = 1.0
+    # Further factor on it for each stage below the heads, which are the seventh: stem, res2, res3,
+    # res4, res5, FPN, heads. Below 1, early layers change less.
+    node.TRANSFER.LAYER_DECAY = 1.0
     node.TRANSFER.FREEZE_ITERS = 0
 
     # -- training ---------------------------------------------------------------------------------
@@ -128,7 +148,17 @@ def add_mrssl_config(cfg: CN) -> None:
     node.SOLVER.BEST_METRIC = ""  # "task/metric" kept as model_best.pth; "" = by the task
     node.SOLVER.PATIENCE = 0  # evaluations without a better metric before stopping; 0 = never
     node.SOLVER.KEEP_CHECKPOINTS = 2
+    # Decay of a moving average of the weights, which then is what is evaluated and exported;
+    # 0 = none. 0.999 remembers about the last thousand iterations.
+    node.SOLVER.EMA_DECAY = 0.0
+    # Parts in which SOLVER.IMS_PER_BATCH goes through the model, for less memory: one update each.
+    node.SOLVER.ACCUMULATE = 1
+    # Of SOLVER.AMP: "bfloat16", "float16", or "auto": what the device and the engine are best with.
+    node.SOLVER.AMP_DTYPE = "auto"
+    node.SOLVER.CHANNELS_LAST = False  # faster convolutions on some devices
+    node.SOLVER.COMPILE = False  # torch.compile of the backbone: minutes first, then faster steps
     node.LOG_PERIOD = 20
+    node.WANDB_PROJECT = ""  # report to Weights & Biases too, where it is installed; "" = no
     node.PICTURE_PERIOD = 0  # iterations between TensorBoard pictures; 0 = at each evaluation
 
 

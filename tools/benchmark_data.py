@@ -29,13 +29,14 @@ from torch.utils.data import Dataset
 
 from mrssl.data import VolumeCache, load_dataset
 from mrssl.data.dicom_scan import forget_scans
-from mrssl.data.files import read_json, written_whole
+from mrssl.data.files import read_json
 from mrssl.data.loader import build_loader
 from mrssl.data.mapper import SliceMapper
 from mrssl.data.preparing import prepare_store
 from mrssl.data.records import PackedRecords
 from mrssl.data.store import INDEX_NAME, index_digest
 from mrssl.errors import run_main
+from mrssl.files import written_whole
 
 #: What is asked for: prepared per bare second, slices a second, MiB.
 MIN_RATIO, MIN_SLICES, MAX_GROWTH = 0.8, 1500, 8.0

@@ -8,12 +8,16 @@ from typing import Any
 
 import torch
 
-from benchmark_steps import make_mapper, ratio, step_of
+from benchmark_steps import load_weights, make_mapper, ratio, step_of
 from mrssl.config import load_cfg
 
 
 def benchmark_detectron2(
-    config_file: str | Path, opts: Sequence[str] = (), *, rounds: int = 8
+    config_file: str | Path,
+    opts: Sequence[str] = (),
+    *,
+    rounds: int = 8,
+    weights: Path | None = None,
 ) -> dict[str, Any]:
     """Our pretraining model beside Detectron2's stock Mask R-CNN, from equal weights.
 
@@ -21,6 +25,7 @@ def benchmark_detectron2(
         config_file: a pretraining configuration.
         opts: overrides, ``KEY VALUE ...``.
         rounds: pairs of runs.
+        weights: a pretraining checkpoint; None for untrained models.
 
     Returns:
         ``step_ratio_detectron2`` and ``inference_ratio_detectron2`` (ours / stock), and the
@@ -40,6 +45,7 @@ def benchmark_detectron2(
     to_input = MRIDatasetMapper(mapper)
     batch = [to_input(record, epoch=0) for record in records[: cfg.SOLVER.IMS_PER_BATCH]]
     ours, stock = build_model(cfg), build_model(stock_cfg)
+    load_weights(ours, weights)
     stock.load_state_dict(ours.state_dict(), strict=False)
     with EventStorage():
         step = ratio(

@@ -23,16 +23,16 @@ import cv2
 import numpy as np
 
 from fuzz_distortions import phantom_slice, read_slices
-from mrssl.data.files import written_whole
 from mrssl.distortions import (
     Distorter,
     DistortionContext,
     Region,
     RegionSampler,
     build_distortions,
-    foreground_of,
 )
 from mrssl.errors import run_main
+from mrssl.files import written_whole
+from mrssl.structures.foreground import foreground_mask
 
 #: Nearest transforms: type -> (class, keyword arguments), in ranges like those of the type.
 MONAI: dict[str, tuple[str, dict[str, Any]]] = {
@@ -165,7 +165,7 @@ def _benchmark(
     images = [np.repeat(image[None], channels, axis=0) for image in slices]
     rate, regions = _slices_per_second(images, seconds)
     sampler = RegionSampler(regions=(4, 4))
-    crops = [(image, r) for image in images for r in sampler.sample(rng, foreground_of(image[0]))]
+    crops = [(image, r) for image in images for r in sampler.sample(rng, foreground_mask(image[0]))]
     patches = [np.ascontiguousarray(image[:, r.rows, r.columns]) for image, r in crops]
 
     types: dict[str, float] = {}

@@ -1,6 +1,8 @@
 #!/usr/bin/env python3
 """Speed against peers, as ratios within one run: mapper, training step, inference, distortions.
 
+And the memory of a loader worker.
+
 The steps are those of the small configuration (or --config-file) on slices of the given size; the
 stock models get the same images, boxes and masks, and the same numbers of anchors and proposals.
 """
@@ -18,12 +20,14 @@ import cv2
 import torch
 
 from benchmark_distortions import benchmark_distortions
-from benchmark_steps import make_mapper, ratio, step_of
-from mrssl.checkpoint import replacing
+from benchmark_memory import worker_memory
+from benchmark_steps import load_weights, make_mapper, ratio, step_of
+from mrssl.checkpoint import to_torchvision
 from mrssl.config import load_cfg
 from mrssl.engines.torchvision import build_model
 from mrssl.engines.torchvision.batches import collate
 from mrssl.errors import run_main
+from mrssl.files import replacing
 
 CONFIG = "configs/pretrain/distortion_R_18_FPN_small.yaml"
 
@@ -80,7 +84,7 @@ def stock_torchvision(cfg: Any) -> torch.nn.Module:
     )
 
 
-def step_ratio_torchvision(cfg: Any, rounds: int) -> dict[str, float]:
+def step_ratio_torchvision(cfg: Any, rounds: int, weights: Path | None = None) -> dict[str, float]:
     """Our pretraining step over the step of torchvision's stock Mask R-CNN."""
     mapper, records = make_mapper(cfg, max(cfg.INPUT.MIN_SIZE_TRAIN))
     inputs = collate([mapper(r) for r in records[: cfg.SOLVER.IMS_PER_BATCH]])
@@ -88,6 +92,8 @@ def step_ratio_torchvision(cfg: Any, rounds: int) -> dict[str, float]:
     assert mapper.distorter is not None, "a pretraining configuration is needed"
     ours = build_model(cfg, len(mapper.distorter.type_names)).to(device).train()
     stock = stock_torchvision(cfg).to(device).train()
+    for model in (ours, stock):
+        load_weights(model, weights, to_torchvision)
     images = [x["image"].to(device) for x in inputs]
     kept = ("boxes", "labels", "masks")
     targets = [{k: x["targets"][k].to(device) for k in kept} for x in inputs]
@@ -104,6 +110,9 @@ def main() -> None:
     parser.add_argument("--config-file", default=str(Path(__file__).parents[1] / CONFIG))
     parser.add_argument("--distortions", action="store_true", help="measure the distortions only")
     parser.add_argument("--rounds", type=int, default=8, help="pairs of steps")
+    parser.add_argument(
+        "--weights", type=Path, help="a pretraining checkpoint: steps late in training"
+    )
     parser.add_argument("--json", type=Path, help="write the figures here")
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="overrides: KEY VALUE ...")
     args = parser.parse_args()
@@ -112,14 +121,18 @@ def main() -> None:
     figures: dict[str, Any] = {"device": _device()}
     if not args.distortions:
         figures["mapper_slices_per_second"] = time_mapper(cfg)
-        step = step_ratio_torchvision(cfg, args.rounds)
+        step = step_ratio_torchvision(cfg, args.rounds, args.weights)
         figures["step_ratio_torchvision"] = step.pop("ratio")
         figures["step_torchvision"] = step
         figures |= {"step_ratio_detectron2": None, "inference_ratio_detectron2": None}
         if importlib.util.find_spec("detectron2"):
             from benchmark_detectron2 import benchmark_detectron2
 
-            figures |= benchmark_detectron2(args.config_file, args.opts, rounds=args.rounds)
+            figures |= benchmark_detectron2(
+                args.config_file, args.opts, rounds=args.rounds, weights=args.weights
+            )
+    # Before the peers are imported, whose pages the worker would inherit.
+    figures["worker_memory"] = worker_memory(cfg)
     figures["distortions"] = benchmark_distortions()
     print(json.dumps(figures, indent=2))
     if args.json:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 
 from fuzz_distortions import phantom_slice
+from mrssl.checkpoint import load_checkpoint
 from mrssl.data.mapper import SliceMapper
 
 
@@ -39,6 +41,15 @@ def make_mapper(cfg: Any, size: int) -> tuple[SliceMapper, list[dict[str, Any]]]
         for i in range(len(volumes.volume))
     ]
     return mapper, records
+
+
+def load_weights(model: torch.nn.Module, path: Path | None, convert: Callable = dict) -> None:
+    """Give a model, ours or a stock one, the weights of a pretraining checkpoint that it has.
+
+    Untrained proposals hit few regions; with trained ones the ROI branches work at their limits.
+    """
+    if path is not None:
+        model.load_state_dict(convert(load_checkpoint(path)["model"]), strict=False)
 
 
 def step_of(model: torch.nn.Module, losses_of: Callable[[], dict[str, torch.Tensor]]) -> Callable:

@@ -18,9 +18,9 @@ from tqdm import tqdm
 
 from mrssl.data.checking import DataReport, check_data, write_contact_sheet
 from mrssl.data.descriptions import Case
-from mrssl.data.files import written_whole
 from mrssl.data.splits import split_subjects
 from mrssl.errors import MrsslError, run_main
+from mrssl.files import written_whole
 
 
 def share(text: str) -> tuple[str, float]:

@@ -3,8 +3,8 @@
 
 Written to --output:
   types.png    one row a distortion type of the configuration:
-               clean | three severities | changed pixels | difference at the strongest,
-               all about the distorted region
+               clean, the region outlined | three severities | changed pixels | difference at
+               the strongest
   sample_N.png clean | distorted, with boxes and types | changed pixels | difference
                (of labelled data: slice | labels)
   samples.json where each sample comes from, and its records, from which it can be made again
@@ -23,19 +23,23 @@ import numpy as np
 from tqdm import tqdm
 
 from mrssl.config import load_cfg
-from mrssl.data.files import written_whole
 from mrssl.data.mapper import INTENSITY_SCALE
-from mrssl.distortions import Distortion, DistortionContext, Region, foreground_of
+from mrssl.distortions import Distorter, Distortion, DistortionContext, Region
 from mrssl.distortions.distorter import blend
 from mrssl.engines.datasets import RunData
 from mrssl.errors import MrsslError, run_main
+from mrssl.files import written_whole
+from mrssl.structures.foreground import foreground_mask
 
 SEVERITIES = (0.3, 0.6, 1.0)
 #: Side of the grid's region as a share of the slice's, and how much more than it is shown.
-REGION_SHARE, SHOWN = 0.4, 1.5
-#: Pixels a side of one cell, of the grid and of the samples.
-GRID_CELL, SAMPLE_CELL = 128, 320
-TITLE = 18
+REGION_SHARE, SHOWN = 0.4, 1.4
+#: Pixels a side of one cell, of the grid and of the samples; width of the grid's names.
+GRID_CELL, SAMPLE_CELL, NAME_WIDTH = 128, 320, 180
+TITLE = 26
+#: Size of the letters on pictures, and of names and titles.
+SMALL, LARGE = 0.36, 0.55
+WHITE = (255, 255, 255)
 COLORS = ((80, 220, 255), (120, 255, 120), (255, 190, 80), (255, 130, 255), (110, 130, 255))
 
 
@@ -55,8 +59,13 @@ def to_picture(image: np.ndarray, side: int) -> np.ndarray:
 
 
 def scaled(difference: np.ndarray) -> np.ndarray:
-    """A difference (H, W) stretched to [0, 1], so that a faint one can be seen."""
-    return difference / max(float(difference.max()), 1e-6)
+    """A difference (H, W) stretched to [0, 1], so that a faint one can be seen.
+
+    The brightest hundredth of the changed pixels is full white: a few outliers hide nothing.
+    """
+    changed = difference[difference > 0]
+    brightest = float(np.percentile(changed, 99)) if changed.size else 1.0
+    return np.minimum(difference / max(brightest, 1e-6), 1)
 
 
 def draw_boxes(
@@ -75,26 +84,42 @@ def draw_boxes(
     return picture
 
 
-def write(picture: np.ndarray, text: str, place: tuple[int, int], color: Sequence[int]) -> None:
-    """Small text on black, its lower left corner at ``place``, moved left where it must be."""
-    (width, height), below = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 0.36, 1)
+def write(
+    picture: np.ndarray,
+    text: str,
+    place: tuple[int, int],
+    color: Sequence[int] = WHITE,
+    size: float = SMALL,
+) -> None:
+    """Text on black, its lower left corner at ``place``, moved left where it must be."""
+    (width, height), below = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, size, 1)
     x, y = max(0, min(place[0], picture.shape[1] - width - 2)), place[1]
     cv2.rectangle(picture, (x, y - height - 1), (x + width, y + below // 2), (0, 0, 0), -1)
-    cv2.putText(picture, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, 0.36, color, 1, cv2.LINE_AA)
+    cv2.putText(picture, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, size, color, 1, cv2.LINE_AA)
 
 
 def stack_rows(rows: Sequence[Sequence[np.ndarray]], titles: Sequence[str]) -> np.ndarray:
-    """Pictures of equal size in rows, under a line of titles."""
-    body = np.vstack([np.hstack([np.pad(p, ((1, 1), (1, 1), (0, 0))) for p in r]) for r in rows])
+    """Pictures of equal height in rows, alike in their widths, under a line of titles."""
+    padded = [[np.pad(p, ((1, 1), (1, 1), (0, 0))) for p in row] for row in rows]
+    body = np.vstack([np.hstack(row) for row in padded])
     head = np.zeros((TITLE, body.shape[1], 3), dtype=np.uint8)
-    for column, title in enumerate(titles):
-        write(head, title, (4 + column * body.shape[1] // len(titles), 13), (255, 255, 255))
+    left = 0
+    for title, cell in zip(titles, padded[0], strict=True):
+        write(head, title, (left + 4, TITLE - 8), size=LARGE)
+        left += cell.shape[1]
     return np.vstack([head, body])
+
+
+def name_cell(name: str) -> np.ndarray:
+    """The name of a type as the first cell of its row."""
+    cell = np.zeros((GRID_CELL, NAME_WIDTH, 3), dtype=np.uint8)
+    write(cell, name, (6, GRID_CELL // 2), size=LARGE)
+    return cell
 
 
 def central_region(image: np.ndarray) -> Region:
     """A blob about the middle of the foreground of a slice (H, W)."""
-    rows, columns = np.nonzero(foreground_of(image))
+    rows, columns = np.nonzero(foreground_mask(image))
     centre = (np.median(rows), np.median(columns)) if rows.size else np.array(image.shape) / 2
     h, w = (max(6, round(REGION_SHARE * side)) for side in image.shape)
     y0, x0 = (
@@ -105,12 +130,24 @@ def central_region(image: np.ndarray) -> Region:
 
 
 def about(region: Region, shape: tuple[int, int]) -> tuple[slice, slice]:
-    """Rows and columns of a slice of ``shape`` to show around the region."""
+    """Rows and columns of a slice of ``shape`` to show around the region: a square if it fits."""
+    x0, y0, x1, y1 = region.box
+    shown = round(SHOWN * max(x1 - x0, y1 - y0))
     parts = []
-    for first, last, side in zip(region.box[1::-1], region.box[:1:-1], shape, strict=True):
-        margin = round((last - first) * (SHOWN - 1) / 2)
-        parts.append(slice(max(0, first - margin), min(side, last + margin)))
+    for first, last, side in ((y0, y1, shape[0]), (x0, x1, shape[1])):
+        own = min(shown, side)
+        start = min(max((first + last - own) // 2, 0), side - own)
+        parts.append(slice(start, start + own))
     return parts[0], parts[1]
+
+
+def outlined(picture: np.ndarray, region: Region, shape: tuple[int, ...]) -> np.ndarray:
+    """The picture of what is shown about a region, with the outline of its half-way alpha."""
+    inside = np.zeros(shape, dtype=bool)
+    inside[region.rows, region.columns] = region.alpha > 0.5
+    filled = to_picture(inside[about(region, (shape[0], shape[1]))], len(picture))
+    picture[cv2.morphologyEx(filled, cv2.MORPH_GRADIENT, np.ones((2, 2), np.uint8)) > 0] = 255
+    return picture
 
 
 def type_row(
@@ -121,7 +158,7 @@ def type_row(
     shown = (middle, *about(region, image.shape[1:]))
     patch = image[:, region.rows, region.columns]
     context = DistortionContext(image, region.box, donor)
-    pictures = [to_picture(image[shown], GRID_CELL)]
+    pictures = [outlined(to_picture(image[shown], GRID_CELL), region, image.shape[1:])]
     distorted = image
     for severity in SEVERITIES:
         rng = np.random.default_rng(4)
@@ -130,7 +167,6 @@ def type_row(
         distorted = image.copy()
         distorted[:, region.rows, region.columns] = blend(patch, result, region.alpha)
         pictures.append(to_picture(distorted[shown], GRID_CELL))
-    write(pictures[0], distortion.name, (4, 12), (255, 255, 255))
     difference = np.abs(distorted[shown] - image[shown])
     pictures.append(to_picture(difference > tolerance, GRID_CELL))
     pictures.append(to_picture(scaled(difference), GRID_CELL))
@@ -194,18 +230,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     data = RunData(load_cfg(args.config_file, args.opts), seed=args.seed)
     mapper = data.train_mapper
     places = np.linspace(0, len(data.train) - 1, args.num + 2)[1:-1].round().astype(int)
-    if mapper.distorter is not None:
+    if isinstance(mapper.distorter, Distorter):
         # Read the middle slice of the data by evaluation's rule, and take it clean.
         record = data.train[len(data.train) // 2]
         image = data.test_mapper(record)["clean"] / np.float32(INTENSITY_SCALE)
-        other = data.train[int(places[0])]
+        other = data.train[3 * len(data.train) // 8]
         donor = data.test_mapper(other)["clean"] / np.float32(INTENSITY_SCALE)
         region = central_region(image[len(image) // 2])
         rows = [
-            type_row(distortion, image, donor, region, mapper.distorter.tolerance)
-            for distortion in mapper.distorter.distortions
+            [name_cell(d.name), *type_row(d, image, donor, region, mapper.distorter.tolerance)]
+            for d in mapper.distorter.distortions
         ]
-        titles = ["clean", *(f"severity {s}" for s in SEVERITIES), "changed", "difference"]
+        titles = ["", "clean", *(f"severity {s}" for s in SEVERITIES), "changed", "difference"]
         # Two blocks side by side: thirty rows would make a strip.
         half = (len(rows) + 1) // 2
         rows += [[np.zeros_like(cell) for cell in rows[0]]] * (2 * half - len(rows))
@@ -216,7 +252,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         sample = mapper(data.train[place])
         name = f"sample_{n:03d}.png"
         save_png(args.output / name, sample_picture(sample, data.class_names))
-        kept = ("file_name", "series", "slice_index", "image_id", "seed", "records")
+        kept = ("file_name", "series", "slice_index", "image_id", "seed", "donor", "records")
         notes.append({"picture": name, **{k: sample[k] for k in kept if k in sample}})
     with written_whole(args.output / "samples.json") as path:
         path.write_text(json.dumps(notes, indent=1))

@@ -3,7 +3,7 @@
 from mrssl.data.cache import VolumeCache
 from mrssl.data.datasets import Dataset, dataset_options, load_dataset
 from mrssl.data.labels import instances_of_slice
-from mrssl.data.normalization import foreground_mask, intensity_window, normalize
+from mrssl.data.normalization import intensity_window, normalize
 from mrssl.data.sources import FoundVolumes, Refused, VolumeSource, find_volumes, read_volume
 
 __all__ = [
@@ -14,7 +14,6 @@ __all__ = [
     "VolumeSource",
     "dataset_options",
     "find_volumes",
-    "foreground_mask",
     "instances_of_slice",
     "intensity_window",
     "load_dataset",

@@ -14,11 +14,11 @@ import cv2
 import numpy as np
 
 from mrssl.data.descriptions import Case, parse_dataset_path, read_description
-from mrssl.data.files import written_whole
 from mrssl.data.label_files import check_label, read_label
 from mrssl.data.normalization import foreground_threshold, intensity_window, normalize
 from mrssl.data.sources import Refused, find_volumes, read_source, volume_slice_axis
 from mrssl.errors import MrsslError
+from mrssl.files import written_whole
 from mrssl.privacy import PathMask
 from mrssl.structures.volume import Volume
 

@@ -19,9 +19,9 @@ from mrssl.data.labels import (
     annotations_of_slice,
     instances_of_slice,
 )
-from mrssl.data.normalization import foreground_share
 from mrssl.data.sources import volume_slice_axis
 from mrssl.errors import MrsslError
+from mrssl.structures.foreground import foreground_share
 from mrssl.structures.volume import display_transform, transformed_geometry
 
 _LOG = logging.getLogger(__name__)

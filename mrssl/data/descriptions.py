@@ -6,12 +6,17 @@ Three layouts are understood, all with paths relative to the file:
 * nnU-Net: no list; ``imagesTr/CASE_0000.nii.gz`` and ``labelsTr/CASE.nii.gz`` beside the file;
 * a folder of scans: ``folder`` names it; ``include`` and ``exclude`` choose by header field.
 
+A path that leaves the file's folder is refused, so that a description from a stranger names nothing
+but what came with it, unless the environment has ``MRSSL_TRUST_PATHS=1``: no file can set that.
+
 A ``split.json`` beside it maps the name of a split to the names of its cases (or subjects).
+``dataset.json:train[a,b]`` is the cases (or subjects) ``a`` and ``b`` of the split ``train``.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -168,13 +173,25 @@ def _listed_cases(path: Path, content: Mapping[str, Any], pattern: str) -> list[
         label = entry.get("label")
         cases.append(
             _case(
-                path.parent / entry["image"],
-                path.parent / label if label else None,
+                _beside(path, entry["image"]),
+                _beside(path, label) if label else None,
                 pattern,
                 series=str(entry.get("series", "")),
             )
         )
     return cases
+
+
+def _beside(path: Path, name: Any) -> Path:
+    """What a description calls ``name``: a path relative to it that stays in its folder."""
+    inside = os.path.normpath(str(name))
+    outside = os.path.isabs(inside) or inside.split(os.sep)[0] == os.pardir
+    if outside and os.environ.get("MRSSL_TRUST_PATHS") != "1":
+        raise MrsslError(
+            f"{path}: {name} lies outside its folder; if you trust the description, set "
+            "MRSSL_TRUST_PATHS=1"
+        )
+    return path.parent / str(name)
 
 
 def _nnunet_cases(path: Path, content: Mapping[str, Any], pattern: str) -> list[Case]:
@@ -220,7 +237,7 @@ def _stored_cases(path: Path, content: Mapping[str, Any]) -> list[Case]:
 
 
 def _folder_cases(path: Path, content: Mapping[str, Any], pattern: str) -> list[Case]:
-    found = find_volumes(path.parent / str(content["folder"]), subject_pattern=pattern)
+    found = find_volumes(_beside(path, content["folder"]), subject_pattern=pattern)
     include, exclude = content.get("include", {}), content.get("exclude", {})
     if not isinstance(include, dict) or not isinstance(exclude, dict):
         raise MrsslError(f"{path}: 'include' and 'exclude' must map header fields to values")
@@ -261,6 +278,22 @@ def _agrees(text: str | None, wanted: Any) -> bool:
     return False
 
 
+def select_subjects(name_or_path: str | Path, subjects: Sequence[str]) -> str:
+    """The path of some subjects of a split: ``dataset.json:train`` -> ``dataset.json:train[a,b]``.
+
+    Raises:
+        MrsslError: the path names no split, or a name cannot stand in a path.
+    """
+    if not parse_dataset_path(name_or_path)[1]:
+        raise MrsslError(f"{name_or_path}: subjects can be chosen of a split only")
+    if not subjects:
+        raise MrsslError(f"{name_or_path}: no subject is chosen")
+    for name in subjects:
+        if not name or set(name) & set("[],:/\\"):
+            raise MrsslError(f"{name_or_path}: the subject {name!r} cannot be named in a path")
+    return f"{name_or_path}[{','.join(subjects)}]"
+
+
 def read_splits(path: Path) -> dict[str, list[str]]:
     """``split.json``: the name of a split -> names of cases or subjects.
 
@@ -275,6 +308,7 @@ def read_splits(path: Path) -> dict[str, list[str]]:
 
 
 def _of_split(path: Path, split: str, cases: Sequence[Case]) -> list[Case]:
+    split, selected_names = _parse_selection(path, split)
     splits = read_splits(path)
     if split not in splits:
         raise MrsslError(f"{path}: no split {split!r}; it has {', '.join(map(repr, splits))}")
@@ -286,7 +320,23 @@ def _of_split(path: Path, split: str, cases: Sequence[Case]) -> list[Case]:
     if unknown:
         raise MrsslError(f"{path}: split {split!r} names {unknown[0]!r}, which is no case")
     _check_leak(path, split, splits, by_name)
-    wanted = set(splits[split])
+    chosen = _named(cases, splits[split])
+    for name in selected_names:
+        if not _named(chosen, [name]):
+            raise MrsslError(f"{path}: split {split!r} has no {name!r}")
+    return _named(chosen, selected_names) if selected_names else chosen
+
+
+def _parse_selection(path: Path, split: str) -> tuple[str, list[str]]:
+    """``train[a,b]`` -> ("train", ["a", "b"]); no names for the whole split."""
+    match = re.fullmatch(r"([^\[\]]+)(?:\[([^\[\]]+)\])?", split)
+    if match is None:
+        raise MrsslError(f"{path}: {split!r} is neither a split nor split[subject,subject,...]")
+    return match.group(1), match.group(2).split(",") if match.group(2) else []
+
+
+def _named(cases: Sequence[Case], names: Sequence[str]) -> list[Case]:
+    wanted = set(names)
     return [case for case in cases if case.name in wanted or case.source.subject in wanted]
 
 
@@ -320,5 +370,6 @@ __all__ = [
     "parse_dataset_path",
     "read_description",
     "read_splits",
+    "select_subjects",
     "selected",
 ]

@@ -12,11 +12,12 @@ import cv2
 import numpy as np
 from fvcore.common.config import CfgNode
 
-from mrssl.config import is_pretraining
+from mrssl.config import is_pretraining, restores_whole_slices
 from mrssl.data.augmentation import SliceAugmentation
 from mrssl.data.cache import VolumeCache
+from mrssl.data.donors import SLICE_KEYS, DonorPool
 from mrssl.data.labels import boxes_of_masks, instances_of_slice
-from mrssl.distortions import Distorter
+from mrssl.distortions import Distorter, WholeSliceDistorter
 
 #: Samples carry intensities in [0, 255], so that 8-bit slices suit the same PIXEL_MEAN and _STD.
 INTENSITY_SCALE = 255.0
@@ -49,6 +50,8 @@ class SliceMapper:
         neighbor_step: distance of the slices in the first and third channel; 0 repeats the slice.
         augmentation: None for none.
         distorter: None for labelled slices.
+        donors: where the distorter's foreign tissue comes from; another slice of the same volume
+            if None.
         class_values: label values of the classes, in the order of the category ids.
         instances: "class" or "component".
         min_instance_pixels: smaller instances are left out.
@@ -64,7 +67,8 @@ class SliceMapper:
         max_size: int,
         neighbor_step: int = 1,
         augmentation: SliceAugmentation | None = None,
-        distorter: Distorter | None = None,
+        distorter: Distorter | WholeSliceDistorter | None = None,
+        donors: DonorPool | None = None,
         class_values: Sequence[int] = (),
         instances: str = "class",
         min_instance_pixels: int = 4,
@@ -77,6 +81,7 @@ class SliceMapper:
         self.neighbor_step = neighbor_step
         self.augmentation = augmentation
         self.distorter = distorter
+        self.donors = donors or DonorPool()
         self.class_values = tuple(class_values)
         self.instances = instances
         self.min_instance_pixels = min_instance_pixels
@@ -85,19 +90,38 @@ class SliceMapper:
 
     @classmethod
     def from_config(
-        cls, cfg: CfgNode, *, training: bool, class_values: Sequence[int] = (), seed: int = 0
+        cls,
+        cfg: CfgNode,
+        *,
+        training: bool,
+        class_values: Sequence[int] = (),
+        seed: int = 0,
+        records: Sequence[dict[str, Any]] = (),
     ) -> SliceMapper:
-        """Build from ``INPUT`` and ``MRSSL``; ``class_values`` as in the data set."""
+        """Build from ``INPUT`` and ``MRSSL``.
+
+        Args:
+            cfg: the configuration.
+            training: whether to augment and to draw from ``seed``.
+            class_values: as in the data set.
+            seed: of the samples.
+            records: the data set's dicts, to draw donors of other subjects from.
+        """
         node, pretraining = cfg.MRSSL, is_pretraining(cfg)
         augment = training and (not pretraining or node.AUGMENT.PRETRAIN)
         sizes = cfg.INPUT.MIN_SIZE_TRAIN if training else (cfg.INPUT.MIN_SIZE_TEST,)
+        cache = VolumeCache.from_config(cfg)
+        share = node.PRETEXT.OTHER_SUBJECT
         return cls(
-            cache=VolumeCache.from_config(cfg),
+            cache=cache,
             min_sizes=sizes,
             max_size=cfg.INPUT.MAX_SIZE_TRAIN if training else cfg.INPUT.MAX_SIZE_TEST,
             neighbor_step=node.DATA.NEIGHBOR_STEP,
             augmentation=SliceAugmentation.from_config(cfg) if augment else None,
-            distorter=Distorter.from_config(cfg) if pretraining else None,
+            distorter=_distorter(cfg) if pretraining else None,
+            donors=DonorPool(records, share=share, cache_bytes=cache.max_bytes)
+            if pretraining
+            else None,
             class_values=class_values,
             instances=node.DATA.INSTANCES,
             # What is scored is every labelled pixel.
@@ -120,9 +144,10 @@ class SliceMapper:
             ``image`` float32 (C, H, W) in [0, 255]; ``boxes`` float32 (N, 4) XYXY; ``classes``
             int64 (N,); ``masks`` bool (N, H, W); ``seed`` int, for whatever is sampled later;
             while pretraining ``clean`` as ``image``, ``types`` float32 (N, K), and ``records``
-            and ``donor_index``, from which :func:`mrssl.distortions.replay` makes ``image`` again;
-            and the dict's own metadata (``height``, ``width`` while pretraining those of
-            ``image``, since the ground truth is made on its grid).
+            and ``donor`` (the slice that foreign tissue came from, by ``SLICE_KEYS``), from which
+            :func:`mrssl.distortions.replay` makes ``image`` again; and the dict's own metadata
+            (``height``, ``width`` while pretraining those of ``image``, since the ground truth is
+            made on its grid).
         """
         stream = (_TRAIN, self.seed, epoch) if self.training else (_EVALUATE, 0, 0)
         rng = np.random.default_rng([*stream, record["image_id"]])
@@ -137,10 +162,10 @@ class SliceMapper:
             image = self.augmentation.apply_image(image, change)
 
         if self.distorter is not None:
-            donor_index = self._donor_index(record, rng)
-            donor = self.stack({**record, "slice_index": donor_index})
-            donor = self._resize(donor, height, width)
-            result = self.distorter(image, rng, donor=donor, iteration=iteration)
+            donor = self.donors.draw(record, len(self.cache.image(record)), rng)
+            pixels = self.stack(donor)
+            pixels = self._resize(pixels, *resized_shape(pixels.shape[1:], size, self.max_size))
+            result = self.distorter(image, rng, donor=pixels, iteration=iteration)
             sample |= {
                 "image": result.image * np.float32(INTENSITY_SCALE),
                 "clean": result.clean * np.float32(INTENSITY_SCALE),
@@ -149,7 +174,7 @@ class SliceMapper:
                 "classes": np.zeros(len(result.boxes), np.int64),
                 "types": result.types,
                 "records": result.records,
-                "donor_index": donor_index,
+                "donor": {key: donor[key] for key in SLICE_KEYS if key in donor},
                 "height": height,
                 "width": width,
             }
@@ -178,11 +203,6 @@ class SliceMapper:
         index = record["slice_index"] + np.array([-1, 0, 1]) * self.neighbor_step
         return volume[index.clip(0, len(volume) - 1)]
 
-    def _donor_index(self, record: dict[str, Any], rng: np.random.Generator) -> int:
-        """Another slice of the same volume, for the distortions that borrow pixels."""
-        count = len(self.cache.image(record))
-        return int((record["slice_index"] + rng.integers(1, max(count, 2))) % count)
-
     @staticmethod
     def _resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
         if image.shape[1:] == (height, width):
@@ -190,6 +210,10 @@ class SliceMapper:
         shrinking = height * width < image.shape[1] * image.shape[2]
         how = cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR
         return np.stack([cv2.resize(c, (width, height), interpolation=how) for c in image])
+
+
+def _distorter(cfg: CfgNode) -> Distorter | WholeSliceDistorter:
+    return WholeSliceDistorter() if restores_whole_slices(cfg) else Distorter.from_config(cfg)
 
 
 def resized_shape(shape: tuple[int, int], size: int, max_size: int) -> tuple[int, int]:

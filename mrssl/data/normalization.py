@@ -1,4 +1,4 @@
-"""Raw MR intensities to [0, 1], and what of a picture is patient and what is air.
+"""Raw MR intensities to [0, 1].
 
 MR intensities have no unit: two scans of one knee may differ a thousandfold. So each volume is
 mapped by its own statistics, taken over its foreground, and values outside are clipped.
@@ -9,17 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 
 from mrssl.errors import MrsslError
+from mrssl.structures.foreground import BET_FRACTION
 
 NORMALIZATIONS = ("percentile", "zscore", "window")
 
-#: Share of the robust intensity range below which is air (BET's brain/background threshold).
-_BET_FRACTION = 0.1
-#: On a normalised slice nothing below this is foreground, however dark the slice.
-_SLICE_FLOOR = 0.05
 #: Voxels that statistics are taken from, at most; a regular subsample of more.
 _MAX_SAMPLES = 500_000
 #: Whole numbers that are counted rather than sorted.
@@ -99,38 +95,6 @@ def normalize(array: np.ndarray, low: float, high: float) -> np.ndarray:
     return np.clip(scaled, 0.0, 1.0, out=scaled)
 
 
-def foreground_mask(image: np.ndarray) -> np.ndarray:
-    """Pixels of a normalised slice that show the patient, specks removed and small holes closed.
-
-    The threshold is that of :func:`foreground_threshold`, from a histogram of 256 bins.
-
-    Args:
-        image: (H, W) float32 in [0, 1].
-
-    Returns:
-        (H, W) bool; True = patient.
-    """
-    levels = cv2.convertScaleAbs(image, alpha=255.0)
-    counts = cv2.calcHist([levels], [0], None, [256], [0, 256])
-    low, high = np.searchsorted(np.cumsum(counts), (0.02 * levels.size, 0.98 * levels.size))
-    threshold = max(_SLICE_FLOOR * 255.0, low + _BET_FRACTION * (high - low))
-    _, mask = cv2.threshold(levels, int(threshold), 1, cv2.THRESH_BINARY)
-    # Pinholes first, or opening would tear noisy tissue apart; then specks; then larger holes.
-    mask = cv2.morphologyEx(mask, cv2.MORPH_CLOSE, _KERNEL_3)
-    mask = cv2.morphologyEx(mask, cv2.MORPH_OPEN, _KERNEL_3)
-    mask = cv2.morphologyEx(mask, cv2.MORPH_CLOSE, _KERNEL_7)
-    return mask.view(np.bool_)
-
-
-def foreground_share(image: np.ndarray) -> float:
-    """Share of a normalised slice's pixels that :func:`foreground_mask` finds, in 0..1."""
-    return cv2.countNonZero(foreground_mask(image).view(np.uint8)) / image.size
-
-
-_KERNEL_3 = np.ones((3, 3), np.uint8)
-_KERNEL_7 = np.ones((7, 7), np.uint8)
-
-
 @dataclass(frozen=True)
 class _Distribution:
     """How often each intensity occurs.
@@ -166,7 +130,7 @@ class _Distribution:
     def foreground_threshold(self) -> float:
         """See :func:`foreground_threshold`."""
         low, high = self.percentile(2), self.percentile(98)
-        return low + _BET_FRACTION * (high - low)
+        return low + BET_FRACTION * (high - low)
 
     def above(self, threshold: float) -> _Distribution:
         """Of the intensities above ``threshold`` alone."""
@@ -203,8 +167,6 @@ def _sample(array: np.ndarray) -> np.ndarray:
 
 __all__ = [
     "NORMALIZATIONS",
-    "foreground_mask",
-    "foreground_share",
     "foreground_threshold",
     "intensity_window",
     "normalize",

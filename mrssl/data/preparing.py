@@ -21,9 +21,9 @@ from mrssl.data.descriptions import (
     parse_dataset_path,
     read_splits,
 )
-from mrssl.data.files import read_json, written_whole
+from mrssl.data.files import read_json
 from mrssl.data.label_files import read_label
-from mrssl.data.normalization import foreground_share, intensity_window, normalize
+from mrssl.data.normalization import intensity_window, normalize
 from mrssl.data.sources import read_source, volume_slice_axis
 from mrssl.data.store import (
     INDEX_NAME,
@@ -35,7 +35,9 @@ from mrssl.data.store import (
     save_array,
 )
 from mrssl.errors import MrsslError
+from mrssl.files import written_whole
 from mrssl.privacy import PathMask
+from mrssl.structures.foreground import foreground_share
 
 #: Folder of what is done so far: one JSON a volume, gone once the index is written.
 _DONE = "entries"

@@ -21,7 +21,8 @@ from mrssl.distortions.base import (
 )
 from mrssl.distortions.curriculum import Curriculum
 from mrssl.distortions.distorter import DistortedSlice, Distorter, replay
-from mrssl.distortions.regions import Region, RegionSampler, foreground_of
+from mrssl.distortions.regions import Region, RegionSampler
+from mrssl.distortions.whole_slice import WholeSliceDistorter
 
 __all__ = [
     "DISTORTION_REGISTRY",
@@ -33,9 +34,9 @@ __all__ = [
     "Region",
     "RegionSampler",
     "Stage",
+    "WholeSliceDistorter",
     "bias",
     "build_distortions",
-    "foreground_of",
     "geometry",
     "information_loss",
     "intensity",

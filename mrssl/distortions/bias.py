@@ -61,8 +61,9 @@ class BiasPolynomial(Distortion):
 class BiasSpline(Distortion):
     """A bias field of cubic B-splines, with more and narrower hills than the polynomial.
 
-    The model of N4 (Tustison et al., IEEE Transactions on Medical Imaging 2010): control values on
-    a uniform grid, here standard normal, 4 or 5 cells a side.
+    ``log field = sum over i, j of c_ij B_i(y) B_j(x)``, the model of N4 (Tustison et al., IEEE
+    Transactions on Medical Imaging 2010): control values c_ij on a uniform grid, here standard
+    normal, 4 or 5 cells a side.
 
     Severity: peak of the logarithm, ``1.2 * severity`` (a factor of 3.3 at 1).
     """

@@ -20,8 +20,9 @@ from mrssl.distortions.base import (
     build_distortions,
 )
 from mrssl.distortions.curriculum import Curriculum
-from mrssl.distortions.regions import Region, RegionSampler, foreground_of
+from mrssl.distortions.regions import Region, RegionSampler
 from mrssl.errors import MrsslError
+from mrssl.structures.foreground import foreground_mask
 
 #: How often a region's distortions are drawn before the region is given up.
 _TRIES = 4
@@ -67,6 +68,7 @@ class Distorter:
         tolerance: float = 0.02,
         min_changed: float = 0.1,
         all_channels: float = 1.0,
+        keep_unchanged: bool = False,
         severity_curriculum: Curriculum | None = None,
         regions_curriculum: Curriculum | None = None,
     ) -> None:
@@ -84,6 +86,8 @@ class Distorter:
                 drawn again where fewer change, and dropped after a few tries.
             all_channels: share of regions in which all channels are distorted alike; in the
                 others, only the middle one is.
+            keep_unchanged: keep also the regions in which too little changed; the box is then the
+                whole region's. To measure what can be found at which severity, not to train on.
             severity_curriculum: factor on the upper end of ``severity``.
             regions_curriculum: factor on the greatest number of regions.
 
@@ -110,6 +114,7 @@ class Distorter:
         self.tolerance = tolerance
         self.min_changed = min_changed
         self.all_channels = all_channels
+        self.keep_unchanged = keep_unchanged
         self.severity_curriculum = severity_curriculum or Curriculum()
         self.regions_curriculum = regions_curriculum or Curriculum()
 
@@ -154,7 +159,8 @@ class Distorter:
             rng: the only source of randomness.
             donor: float32 (C, H', W') in [0, 1], another slice or subject to take tissue from.
             iteration: training iteration, for the curricula.
-            foreground: bool (H, W) of ``image``; found by :func:`foreground_of` if None.
+            foreground: bool (H, W) of ``image``; found by
+                :func:`~mrssl.structures.foreground.foreground_mask` if None.
 
         Returns:
             The slice with N >= 0 regions; N is 0 for a clean share and where nothing fits.
@@ -162,7 +168,7 @@ class Distorter:
         if rng.random() < self.clean_share:
             return self._annotate(image, image, [])
         if foreground is None:
-            foreground = foreground_of(image[image.shape[0] // 2])
+            foreground = foreground_mask(image[image.shape[0] // 2])
         factor = self.regions_curriculum(iteration)
         regions = self.regions.sample(rng, foreground, count_factor=factor)
         out = image.copy() if regions else image
@@ -189,16 +195,19 @@ class Distorter:
         severity_range = (min(self.severity[0], highest), highest)
         needed = max(_MIN_PIXELS, self.min_changed * np.count_nonzero(region.alpha))
         for _ in range(_TRIES):
-            blended, changed, steps = self._draw(
+            blended, changed, steps, enough = self._draw(
                 patch, region, chosen, context, rng, needed, severity_range
             )
-            if steps:
+            if enough:
                 break
-        else:
+        if not enough and not self.keep_unchanged:
             return None
         patch[...] = blended
         x0, y0, _, _ = region.box
-        x, y, w, h = cv2.boundingRect(changed.view(np.uint8))
+        x, y = 0, 0
+        h, w = changed.shape
+        if enough:
+            x, y, w, h = cv2.boundingRect(changed.view(np.uint8))
         record = {
             "box": list(region.box),
             "shape": region.shape,
@@ -226,23 +235,24 @@ class Distorter:
         rng: np.random.Generator,
         needed: float,
         severity_range: tuple[float, float],
-    ) -> tuple[np.ndarray, np.ndarray, list[dict[str, Any]]]:
-        """One try: the blended patch, the pixels changed, and the steps (none if too few did)."""
+    ) -> tuple[np.ndarray, np.ndarray, list[dict[str, Any]], bool]:
+        """One try: the blended patch, the pixels changed, the steps, and whether enough changed."""
         shape = patch.shape[1:]
         middle = patch.shape[0] // 2
-        current, steps = patch, []
+        current, steps, enough = patch, [], True
         for distortion in chosen:
             severity = float(rng.uniform(*severity_range))
             params = distortion.sample(rng, shape, severity)
             result = distortion.apply(current, params, context=context)
             moved = _changed(result[middle], current[middle], region.alpha, self.tolerance)
-            if np.count_nonzero(moved) < needed:
-                return patch, moved, []
+            enough &= bool(np.count_nonzero(moved) >= needed)
+            if not enough and not self.keep_unchanged:
+                return patch, moved, [], False
             current = result
             steps.append({"name": distortion.name, "params": params})
         blended = blend(patch, current, region.alpha)
         changed = np.abs(blended[middle] - patch[middle]) > self.tolerance
-        return blended, changed, steps if np.count_nonzero(changed) >= needed else []
+        return blended, changed, steps, enough and bool(np.count_nonzero(changed) >= needed)
 
     def _annotate(
         self,

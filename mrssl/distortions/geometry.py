@@ -42,6 +42,8 @@ def _to_pixels(place: np.ndarray, side: int) -> np.ndarray:
 class ElasticWarp(Distortion):
     """A smooth random displacement (Simard et al., ICDAR 2003; here of cubic B-splines).
 
+    ``v'(p) = v(p + u(p))`` with ``u = sum over i, j of c_ij B_i(y) B_j(x)``, scaled to its reach.
+
     Severity: greatest displacement along each axis, ``0.14 * severity`` of the side; 4 or 5
     cells a side.
     """
@@ -72,7 +74,8 @@ class ElasticWarp(Distortion):
 class Rotation(Distortion):
     """The content is turned about the region's centre, mirrored where the corners run empty.
 
-    Told from its surroundings, as RotNet tells whole images (Gidaris et al., ICLR 2018).
+    ``v'(p) = v(R p)`` about the centre. Told from its surroundings, as RotNet tells whole images
+    (Gidaris et al., ICLR 2018).
 
     Severity: angle ``5 + 85 * severity`` degrees, either way.
     """

@@ -20,8 +20,9 @@ from mrssl.distortions.fields import perlin_noise
 class Inpainting(Distortion):
     """The region is painted over: with a constant, with its own mean, or with noise.
 
-    In-painting of Models Genesis (noise) and context encoders (Pathak et al., CVPR 2016; mean);
-    the network has to invent what was there.
+    ``(1 - o) * own + o * paint``, o the opacity. In-painting of Models Genesis (Zhou et al.,
+    Medical Image Analysis 2021; noise of U(0, 1)) and context encoders (Pathak et al., CVPR 2016;
+    mean); the network has to invent what was there.
 
     Severity: opacity of the paint, ``0.4 + 0.6 * severity``.
     """
@@ -55,6 +56,8 @@ class Inpainting(Distortion):
 class GridDropout(Distortion):
     """A regular grid of holes (GridMask, Chen et al. 2020).
 
+    ``(1 - o m) * own + o m * fill`` with m = 1 in the holes and o their opacity.
+
     Severity: opacity of the holes, ``0.3 + 0.7 * severity``. Period 6 pixels to a third of the
     region's smaller side, holes of 0.4 to 0.7 of the period, filled with 0 or the patch's mean.
     """
@@ -87,8 +90,9 @@ class GridDropout(Distortion):
 class PerlinTexture(Distortion):
     """A foreign texture shows through an irregular mask.
 
-    DRAEM (Zavrtanik et al., ICCV 2021): the mask is Perlin noise above a threshold. DRAEM's
-    textures are photographs; here the texture is Perlin noise of a finer grid.
+    ``(1 - o m) * own + o m * texture`` as in DRAEM (Zavrtanik et al., ICCV 2021): the mask m is
+    Perlin noise above a threshold, o the opacity. DRAEM's textures are photographs; here the
+    texture is Perlin noise of a finer grid.
 
     Severity: opacity ``0.3 + 0.7 * severity``; the mask covers about half of the region.
     """

@@ -56,9 +56,11 @@ def bezier(controls: np.ndarray, t: np.ndarray) -> np.ndarray:
 class IntensityCurve(Distortion):
     """Intensities are mapped through a Bezier curve from (0, 0) to (1, 1).
 
-    Models Genesis' non-linear transformation: two inner control points of U(0, 1)^2; half of the
-    curves are made monotonic by sorting the control points' coordinates. Falling curves are
-    :class:`ContrastInversion`. Of a few curves drawn, the one farthest from the identity is taken.
+    ``B(t) = 3 (1-t)^2 t P1 + 3 (1-t) t^2 P2 + t^3 (1, 1)`` gives the pairs (old, new). The
+    non-linear transformation of Models Genesis (Zhou et al., Medical Image Analysis 2021): P1 and
+    P2 of U(0, 1)^2; half of the curves are made monotonic by sorting the points' coordinates.
+    Falling curves are :class:`ContrastInversion`. Of a few curves drawn, the one farthest from the
+    identity is taken.
 
     Severity: the curve's weight w, its square root: ``(1 - w) * v + w * curve(v)``.
     """
@@ -108,7 +110,8 @@ class Gamma(Distortion):
 class ContrastInversion(Distortion):
     """Bright becomes dark: ``v' = low + high - v`` between the patch's own extremes.
 
-    Models Genesis' falling intensity curves, the straight one of them.
+    The straight one of the falling intensity curves of Models Genesis (Zhou et al., Medical Image
+    Analysis 2021).
 
     Severity: the inverted image's weight, ``0.6 + 0.4 * severity``; at a half, nothing but a flat
     grey would be left.

@@ -84,11 +84,12 @@ class Ghosting(Distortion):
 class Aliasing(Distortion):
     """Fold-over: the field of view is too small along the phase-encoding axis.
 
-    Acquiring every R-th line only sums R copies of the image, displaced by N / R pixels
-    (Pruessmann et al., "SENSE", Magnetic Resonance in Medicine 1999). The other lines are
-    weakened, not always dropped, as after an imperfect unfolding.
+    Acquiring every R-th of N lines only sums R copies of the image, displaced by N / R pixels:
+    ``x_R(n) = (1 / R) sum over r < R of x(n - r N / R)`` (Pruessmann et al., "SENSE", Magnetic
+    Resonance in Medicine 1999). The other lines are weakened by w, not always dropped, as after
+    an imperfect unfolding: ``|(1 - w) x + w x_R|``.
 
-    Severity: the share taken from the lines between, all of it at 1; R is 2 or 3.
+    Severity: ``w = severity``, the share taken from the lines between; R is 2 or 3.
     """
 
     name = "aliasing"
@@ -116,10 +117,10 @@ class Aliasing(Distortion):
 class Motion(Distortion):
     """Rigid motion between the lines of one acquisition.
 
-    Lines are acquired in order; at a few moments the patient moves, and the lines from then on
-    are those of the moved image (Shaw et al., "MRI k-space motion artefact augmentation", MIDL
-    2019). The lines around DC keep the first pose, so that the artefact is ghosting and blur and
-    not a mere displacement.
+    Lines are acquired in order; at a few moments the patient moves, and the lines from then on are
+    those of the moved image: ``K'(j) = K_m(j)`` with m the pose at the time of line j (Shaw et al.,
+    "MRI k-space motion artefact augmentation", MIDL 2019). The lines around DC keep the first pose,
+    so that the artefact is ghosting and blur and not a mere displacement.
 
     Severity: rotations up to ``15 * severity`` degrees, displacements up to ``0.15 * severity`` of
     the side; each is at least half of that.
@@ -216,10 +217,11 @@ class KspaceSpikes(Distortion):
 class Zipper(Distortion):
     """Zipper lines: a radio transmitter leaks into the room.
 
-    A tone of one frequency is, in every readout, a complex exponential of constant modulus, hence
-    a point at one place along the readout axis; its phase differs from line to line, so that a
-    dotted line appears across the region, alternating in brightness (Graves and Mitchell, "Body MRI
-    artifacts in clinical practice", JMRI 2013). Several tones, each as wide as its band.
+    A tone of one frequency is, in every readout, a complex exponential of constant modulus, hence a
+    point at one place along the readout axis; its phase differs from line to line, so that a dotted
+    line appears across the region, alternating in brightness (Graves and Mitchell, "Body MRI
+    artifacts in clinical practice", JMRI 2013): ``|v + (-1)^j a u_j|`` in line j, with u_j of
+    U(0.5, 1). Several tones, each as wide as its band.
 
     Severity: amplitude ``0.15 + 0.75 * severity`` in intensities.
     """

@@ -19,8 +19,9 @@ from mrssl.distortions.base import (
 class LocalShuffle(Distortion):
     """Pixels are permuted at random inside small windows, alike in all channels.
 
-    Texture and edges go, the local histogram stays (Zhou et al., "Models Genesis", Medical Image
-    Analysis 2021, where windows reach a tenth of the image's side).
+    ``v'(p) = v(s(p))``, s a random permutation of each window's pixels. Texture and edges go, the
+    local histogram stays (Zhou et al., "Models Genesis", Medical Image Analysis 2021, where windows
+    reach a tenth of the image's side).
 
     Severity: window side from 2 pixels to 3 + a fifth of the region's smaller side.
     """
@@ -51,9 +52,10 @@ class LocalShuffle(Distortion):
 class PatchSwap(Distortion):
     """Blocks of the region change places in pairs.
 
-    Context restoration (Chen et al., Medical Image Analysis 2019): intensities keep their
-    distribution, only the context tells what is wrong. The region is cut into a grid of blocks, as
-    equal as its sides allow, and disjoint pairs of equal shape are swapped.
+    ``v'(a) = v(b)`` and ``v'(b) = v(a)`` for blocks a and b. Context restoration (Chen et al.,
+    Medical Image Analysis 2019): intensities keep their distribution, only the context tells what
+    is wrong. The region is cut into a grid of blocks, as equal as its sides allow, and disjoint
+    pairs of equal shape are swapped.
 
     Severity: the share of blocks swapped, from one pair to all.
     """

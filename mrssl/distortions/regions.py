@@ -55,23 +55,6 @@ class Region:
         return slice(self.box[0], self.box[2])
 
 
-def foreground_of(image: np.ndarray) -> np.ndarray:
-    """Tissue against air by half of Otsu's threshold (Otsu 1979).
-
-    The half keeps dark tissue: in MRI the threshold itself often parts bright from dark tissue.
-
-    Args:
-        image: float32 (H, W) in [0, 1].
-
-    Returns:
-        uint8 (H, W), 1 = foreground. An empty image has none.
-    """
-    bytes_ = cv2.convertScaleAbs(image, alpha=255.0)
-    level, _ = cv2.threshold(bytes_, 0, 1, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
-    _, mask = cv2.threshold(bytes_, max(level / 2, 1), 1, cv2.THRESH_BINARY)
-    return mask
-
-
 class RegionSampler:
     """Draws up to a random number of regions a slice, apart from each other and on tissue.
 
@@ -137,7 +120,7 @@ class RegionSampler:
 
         Args:
             rng: the only source of randomness.
-            foreground: bool or uint8 (H, W), nonzero = tissue.
+            foreground: bool or uint8 (H, W), 1 = tissue.
             count_factor: in [0, 1], on the greatest number of regions (for a curriculum).
 
         Returns:

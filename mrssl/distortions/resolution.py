@@ -46,9 +46,10 @@ class GaussianBlur(Distortion):
 class LowResolution(Distortion):
     """The region as if acquired with larger voxels, shown voxel by voxel.
 
-    All but the central k-space is cropped away and the rest goes back to a smaller image, the way
-    a scanner of that matrix size would sample it (Chen et al., "Brain MRI super resolution", ISBI
-    2018); then each large voxel is shown as it is (nearest neighbour), which tells it from a blur.
+    All but the central k-space, ``|j| < matrix / 2``, is cropped away and the rest goes back to a
+    smaller image, the way a scanner of that matrix size would sample it (Chen et al., "Brain MRI
+    super resolution", ISBI 2018); then each large voxel is shown as it is (nearest neighbour),
+    which tells it from a blur.
 
     Severity: voxels ``1 + 4 * severity`` times as long along one axis, and at least the square root
     of that along the other; the coarse matrix has at least 3 voxels a side.
@@ -97,9 +98,10 @@ def crop_kspace(patch: np.ndarray, matrix: tuple[int, int]) -> np.ndarray:
 class GibbsRinging(Distortion):
     """Truncation: high lines of k-space are missing along the phase-encoding axis.
 
-    The image is convolved with a sinc along that axis: every edge is echoed by ripples, of up to
-    9 % of its height beside it (Gibbs phenomenon; Czervionke et al., AJNR 1988). Only one axis is
-    cut, the way phase-encoding steps are saved, which tells it from a blur.
+    ``K'(j) = K(j)`` for ``|j| <= half width``, else 0: the image is convolved with a sinc along
+    that axis: every edge is echoed by ripples, of up to 9 % of its height beside it (Gibbs
+    phenomenon; Czervionke et al., AJNR 1988). Only one axis is cut, the way phase-encoding steps
+    are saved, which tells it from a blur.
 
     Severity: the share of lines kept, ``0.3 - 0.22 * severity``, at least 5 lines.
     """

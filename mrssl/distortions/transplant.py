@@ -22,6 +22,10 @@ from mrssl.distortions.base import (
 
 #: Places tried for the patch that differs most from the region.
 _PLACES = 4
+#: A patch with less tissue than this share is taken only where no place has more (as NSA does).
+_MIN_TISSUE = 0.25
+#: Intensity above which a pixel counts as tissue.
+_AIR = 0.05
 
 
 def draw_places(rng: np.random.Generator) -> list[list[float]]:
@@ -33,6 +37,8 @@ def farthest_patch(
     patch: np.ndarray, source: np.ndarray, places: Sequence[Sequence[float]]
 ) -> np.ndarray:
     """Of the patches at ``places`` in ``source``, the one that differs most from ``patch``.
+
+    Patches of air come last: next to them everything differs, and nothing would be transplanted.
 
     Args:
         patch: float32 (C, h, w).
@@ -47,13 +53,15 @@ def farthest_patch(
     free_y, free_x = source.shape[1] - h, source.shape[2] - w
     middle = patch.shape[0] // 2
     own = patch[middle, ::2, ::2]
-    found, farthest = patch, -1.0
+    found, farthest = patch, (False, -1.0)
     for y, x in places:
         top, left = round(y * free_y), round(x * free_x)
         other = source[:, top : top + h, left : left + w]
-        difference = float(cv2.norm(other[middle, ::2, ::2] - own, cv2.NORM_L1))
-        if difference > farthest:
-            found, farthest = other, difference
+        seen = other[middle, ::2, ::2]
+        tissue = bool(np.count_nonzero(seen > _AIR) >= _MIN_TISSUE * seen.size)
+        rank = (tissue, float(cv2.norm(seen - own, cv2.NORM_L1)))
+        if rank > farthest:
+            found, farthest = other, rank
     return found
 
 
@@ -141,7 +149,8 @@ def harmonic(values: np.ndarray) -> np.ndarray:
 class CutPaste(Distortion):
     """A piece of the same slice is pasted in, turned, scaled and of another brightness.
 
-    CutPaste (Li et al., CVPR 2021), there with rotation and colour jitter.
+    ``(1 - o) * own + o * gain * piece``, o the opacity. CutPaste (Li et al., CVPR 2021), there with
+    rotation and colour jitter.
 
     Severity: opacity ``0.5 + 0.5 * severity``; any angle, scale 0.7 to 1.4, gain 0.7 to 1.3.
     """

@@ -9,13 +9,19 @@ from typing import Any
 from fvcore.common.config import CfgNode
 from torch.utils.data import DataLoader
 
-from mrssl.config import ConfigError, is_pretraining
+from mrssl.config import ConfigError, is_pretraining, restores_whole_slices
 from mrssl.data import Dataset, dataset_options, load_dataset
-from mrssl.data.loader import EvaluationSet, PositionSampler, SampleStream, build_loader
+from mrssl.data.loader import Batches, EvaluationSet, PositionSampler, SampleStream, build_loader
 from mrssl.data.mapper import SliceMapper
 from mrssl.data.records import PackedRecords
 from mrssl.data.statistics import intensity_summary
-from mrssl.evaluation import Evaluator, pretext_evaluator, segmentation_evaluator
+from mrssl.evaluation import (
+    DistortionEvaluator,
+    Evaluator,
+    RestorationEvaluator,
+    pretext_evaluator,
+    segmentation_evaluator,
+)
 
 #: Detectron2's default of ``MODEL.ROI_HEADS.NUM_CLASSES``: nobody chose it for MRI.
 _UNSET_CLASSES = 80
@@ -88,7 +94,11 @@ class RunData:
 
     def _mapper(self, *, training: bool, seed: int) -> SliceMapper:
         return SliceMapper.from_config(
-            self.cfg, training=training, class_values=self._class_values, seed=seed
+            self.cfg,
+            training=training,
+            class_values=self._class_values,
+            seed=seed,
+            records=self.train if training else self.test,
         )
 
     @cached_property
@@ -119,10 +129,16 @@ class RunData:
     @property
     def default_metric(self) -> str:
         """What the best checkpoint is chosen by, as ``task/metric``."""
+        if restores_whole_slices(self.cfg):
+            return "restoration/PSNR"
         return "localization/AP50" if self.pretraining else "dice/dice"
 
     def evaluator(self) -> Evaluator:
         """What the task is scored with."""
+        if restores_whole_slices(self.cfg):
+            return RestorationEvaluator(self.type_names)
+        if self.pretraining and self.cfg.MRSSL.RESTORATION_HEAD.LOSS_WEIGHT == 0:
+            return DistortionEvaluator(self.type_names)
         if self.pretraining:
             return pretext_evaluator(self.type_names)
         return segmentation_evaluator(self.class_names)
@@ -135,19 +151,32 @@ class RunData:
         world_size: int,
         collate: Callable[[list[dict[str, Any]]], Any],
         pin_memory: bool = False,
-    ) -> DataLoader[Any]:
+    ) -> Batches:
         """Endless batches of this process, from ``start_iteration`` on."""
         size = self.cfg.SOLVER.IMS_PER_BATCH
         sampler = PositionSampler(
             size, start_iteration=start_iteration, rank=rank, world_size=world_size
         )
-        return build_loader(
-            SampleStream(self.train, self.train_mapper, seed=self.seed, batch_size=size),
-            batch_size=size // world_size,
-            sampler=sampler,
-            num_workers=self.cfg.DATALOADER.NUM_WORKERS,
-            collate=collate,
-            pin_memory=pin_memory,
+        return Batches(
+            build_loader(
+                self.train_stream(),
+                batch_size=size // world_size,
+                sampler=sampler,
+                num_workers=self.cfg.DATALOADER.NUM_WORKERS,
+                collate=collate,
+                pin_memory=pin_memory,
+                timeout=self.cfg.MRSSL.DATA.WORKER_TIMEOUT,
+            )
+        )
+
+    def train_stream(self) -> SampleStream:
+        """The endless stream of training samples that all processes share."""
+        return SampleStream(
+            self.train,
+            self.train_mapper,
+            seed=self.seed,
+            batch_size=self.cfg.SOLVER.IMS_PER_BATCH,
+            max_unreadable=self.cfg.MRSSL.DATA.MAX_UNREADABLE,
         )
 
     def test_loader(

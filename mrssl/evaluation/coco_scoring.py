@@ -38,8 +38,9 @@ class CocoSlice:
     Attributes:
         image_id: unique in the data set.
         size: height and width in pixels.
-        truths: dicts with ``category_id``, ``bbox`` (XYWH), ``area``, and ``segmentation`` (RLE)
-            where masks are scored.
+        truths: dicts with ``category_id``, ``bbox`` (XYWH), ``area``, ``segmentation`` (RLE)
+            where masks are scored, and ``iscrowd`` 1 where a detection of it counts as neither
+            right nor wrong.
         detections: the same, and ``score``.
     """
 
@@ -140,7 +141,7 @@ def xywh(boxes: npt.NDArray) -> npt.NDArray[np.float64]:
 def _coco(items: list[tuple[CocoSlice, list[dict[str, Any]]]], num_categories: int) -> COCO:
     coco = COCO()
     annotations = [
-        {**annotation, "image_id": item.image_id, "iscrowd": 0}
+        {"iscrowd": 0, **annotation, "image_id": item.image_id}
         for item, item_annotations in items
         for annotation in item_annotations
     ]

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,11 +12,12 @@ import numpy as np
 from tabulate import tabulate
 
 from mrssl.evaluation.evaluator import EvaluationError
+from mrssl.files import written_whole
 
 _PAIRS_A_ROW = 4
 
 #: Metrics, or tasks, of which less is better.
-_LOWER_IS_BETTER = frozenset({"hd95", "assd", "false-change", "missed"})
+_LOWER_IS_BETTER = frozenset({"hd95", "assd", "false-change", "false-detections", "missed"})
 
 
 def get_metric(results: Mapping[str, Mapping[str, float]], name: str) -> float:
@@ -38,7 +37,7 @@ def get_metric(results: Mapping[str, Mapping[str, float]], name: str) -> float:
 def is_better(name: str, value: float, best: float | None) -> bool:
     """Whether ``value`` of the metric ``"task/metric"`` beats ``best`` (None: nothing yet).
 
-    Distances and ``false-change`` are better low, everything else high; nan beats nothing.
+    Distances and what is false or missed are better low, everything else high; nan beats nothing.
     """
     if math.isnan(value):
         return False
@@ -53,9 +52,11 @@ def format_results(results: Mapping[str, Mapping[str, float]], names: Sequence[s
 
     Args:
         results: ``{task: {metric: value}}``.
-        names: of classes or distortion types. Metrics called ``<metric>-<name>`` go to a table of
-            their own with a row a name; the others to one table a task.
+        names: of classes or distortion types, by default the types that the task ``type`` scores.
+            Metrics called ``<metric>-<name>`` go to a table of their own with a row a name; the
+            others to one table a task.
     """
+    names = names or [m.removeprefix("AP-") for m in results.get("type", {}) if m.startswith("AP-")]
     overall: dict[str, dict[str, str]] = {}
     by_name: dict[str, dict[str, str]] = {}
     for task, metrics in results.items():
@@ -80,7 +81,7 @@ def print_table(results: Mapping[str, Mapping[str, float]], names: Sequence[str]
     print(format_results(results, names))
 
 
-def write_results(results: Mapping[str, Any], path: str | Path) -> None:
+def write_results(results: Mapping[str, Any] | Sequence[Any], path: str | Path) -> None:
     """Write ``results`` as JSON (nan and infinity as null), under its name only when complete.
 
     Args:
@@ -88,19 +89,11 @@ def write_results(results: Mapping[str, Any], path: str | Path) -> None:
         path: such as ``OUTPUT_DIR/inference/results.json``; folders are made.
 
     Raises:
-        EvaluationError: the file cannot be written.
+        MrsslError: the file cannot be written.
     """
-    path = Path(path)
     text = json.dumps(_plain(results), indent=2, allow_nan=False) + "\n"
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with written_whole(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise EvaluationError(f"{path}: cannot write results ({error.strerror})") from error
 
 
 def _format_task(task: str, metrics: Mapping[str, str]) -> str:

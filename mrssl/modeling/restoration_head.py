@@ -26,7 +26,7 @@ class RestorationHead(nn.Module):
     def __init__(self, *, conv_dim: int = 32, norm: str = "BN") -> None:
         super().__init__()
         self.narrow = nn.Conv2d(2 * conv_dim, conv_dim, 1)
-        self.up = ConvNormReLU(2 * conv_dim, conv_dim, norm=norm)
+        self.up = ConvNormReLU(conv_dim, conv_dim, norm=norm)
         self.predictor = nn.Conv2d(conv_dim, 4, 3, padding=1)
         nn.init.zeros_(self.predictor.weight)
         nn.init.zeros_(self.predictor.bias)  # type: ignore[arg-type]
@@ -41,7 +41,7 @@ class RestorationHead(nn.Module):
         Returns:
             float (R, S, S).
         """
-        x = self.up(torch.cat([upsample2(self.narrow(quarter)), half], dim=1))
+        x = self.up(upsample2(self.narrow(quarter)) + half)
         return depth_to_space(self.predictor(x))[:, 0]
 
 

@@ -13,14 +13,17 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def crop_rois(maps: Tensor, boxes: Sequence[Tensor], size: int, stride: float) -> Tensor:
-    """Crop boxes from images or feature maps by an aligned ROIAlign with 2 x 2 samples a cell.
+def crop_rois(
+    maps: Tensor, boxes: Sequence[Tensor], size: int, stride: float, samples: int = 2
+) -> Tensor:
+    """Crop boxes from images or feature maps by an aligned ROIAlign.
 
     Args:
         maps: float (B, C, H / stride, W / stride).
         boxes: B tensors (R_b, 4).
         size: side S of the crops.
         stride: input pixels per cell of ``maps``.
+        samples: bilinear samples along each side of a cell.
 
     Returns:
         float (R, C, S, S), R = sum of R_b, in the order of the slices.
@@ -28,7 +31,8 @@ def crop_rois(maps: Tensor, boxes: Sequence[Tensor], size: int, stride: float) -
     from torchvision.ops import roi_align
 
     # ROIAlign has no bfloat16 kernel on every device, and halves need no other care.
-    crops = roi_align(maps.float(), [b.float() for b in boxes], size, 1.0 / stride, 2, aligned=True)
+    boxes = [b.float() for b in boxes]
+    crops = roi_align(maps.float(), boxes, size, 1.0 / stride, samples, aligned=True)
     return crops.to(maps.dtype)
 
 

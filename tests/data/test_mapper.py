@@ -76,6 +76,15 @@ def test_a_sample_follows_from_seed_epoch_and_slice_alone() -> None:
         assert not np.array_equal(a["image"], other["image"])
 
 
+def test_the_curricula_follow_the_iteration() -> None:
+    mapper = pretext("MRSSL.PRETEXT.SEVERITY_CURRICULUM", "((0, 0.0), (10, 1.0))")
+    counts = [
+        sum(len(mapper(record(i), iteration=iteration)["boxes"]) for i in range(7))
+        for iteration in (0, 10)
+    ]
+    assert counts[0] == 0 < counts[1]
+
+
 def test_evaluation_knows_neither_seed_nor_epoch() -> None:
     a = pretext(training=False, seed=3)(record(2), epoch=1)
     assert same(a, pretext(training=False, seed=7)(record(2), epoch=5))
@@ -92,12 +101,10 @@ def test_a_distorted_sample_is_annotated_and_can_be_replayed() -> None:
     assert sample["types"].sum(1).min() >= 1
     assert (sample["height"], sample["width"]) == (48, 56)
     mapper = pretext()
-    clean, donor = (
-        mapper.stack(record(2, slice_index=index)) for index in (2, sample["donor_index"])
-    )
-    again = replay(clean, sample["records"], donor=donor)
+    again = replay(mapper.stack(record(2)), sample["records"], donor=mapper.stack(sample["donor"]))
     assert np.array_equal(again * np.float32(INTENSITY_SCALE), sample["image"])
-    assert sample["donor_index"] != 2
+    assert sample["donor"]["file_name"] == "volume.nii.gz"
+    assert sample["donor"]["slice_index"] != 2
 
 
 def test_evaluation_keeps_the_labels_own_grid() -> None:

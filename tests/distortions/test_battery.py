@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 
 import numpy as np
 import pytest
@@ -61,6 +62,8 @@ def test_bad_names_are_told(names):
 def test_documented(name):
     text = DISTORTION_REGISTRY.get(name).__doc__
     assert text and "Severity:" in text
+    assert re.search(r"\b(19|20)\d\d\b", text), "a source, with its year"
+    assert "``" in text.split("Severity:")[0], "a formula"
 
 
 @pytest.mark.parametrize("name", NAMES)

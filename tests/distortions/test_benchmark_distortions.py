@@ -8,6 +8,8 @@ import cv2
 import pytest
 
 from benchmark_distortions import MONAI, PEERS, TORCHIO, benchmark_distortions
+from benchmark_memory import worker_memory
+from mrssl.config import load_cfg
 from mrssl.distortions import registered_names
 
 
@@ -25,6 +27,16 @@ def test_keys_and_figures_without_peers():
 
 def test_peers_are_compared_with_types_there_are():
     assert set(MONAI) | set(TORCHIO) <= set(registered_names())
+
+
+def test_a_worker_stays_small_and_does_not_grow(repository_root):
+    cfg = load_cfg(repository_root / "configs/pretrain/distortion_all_R_18_FPN_small.yaml")
+    memory = worker_memory(cfg, size=128, samples=600)
+    if memory is None:
+        pytest.skip("this system does not tell a process's memory")
+    assert memory["samples"] == 600
+    assert 5 < memory["private_mib"] < 300
+    assert memory["growth_mib"] < 10  # 40 samples of this size
 
 
 @pytest.mark.parametrize("peer", sorted(PEERS))

@@ -12,6 +12,7 @@ from fuzz_distortions import phantom_slice
 from mrssl.config import get_cfg
 from mrssl.distortions import (
     Curriculum,
+    DistortedSlice,
     Distorter,
     RegionSampler,
     build_distortions,
@@ -113,6 +114,40 @@ def test_nothing_changes_at_severity_zero(image):
     assert len(out.boxes) == 0 and out.image.tobytes() == image.tobytes()
 
 
+def test_unchanged_regions_are_kept_where_they_are_asked_for(image):
+    kept = make(severity=(0.0, 0.0), keep_unchanged=True)(image, np.random.default_rng(0))
+    assert len(kept.boxes) == len(kept.records) == 3 and kept.types.sum() == 3
+    assert kept.image.tobytes() == image.tobytes() and not kept.masks.any()
+    assert kept.boxes.tolist() == [record["box"] for record in kept.records]
+
+
+def test_the_regions_depend_on_neither_type_nor_severity(image):
+    places = [
+        [
+            record["box"]
+            for record in make([name], severity=(severity, severity), keep_unchanged=True)(
+                image, np.random.default_rng(4)
+            ).records
+        ]
+        for name in ("gamma", "zipper", "motion")
+        for severity in (0.0, 0.3, 1.0)
+    ]
+    assert places[0] and all(place == places[0] for place in places)
+
+
+def test_keeping_the_unchanged_changes_nothing_else(image, donor):
+    for seed in range(10):
+        kept, usual = (
+            make(keep_unchanged=keep, min_changed=0.0, severity=(0.9, 1.0))(
+                image, np.random.default_rng(seed), donor=donor
+            )
+            for keep in (True, False)
+        )
+        if len(usual.boxes) == len(kept.boxes):
+            assert usual.records == kept.records
+            assert np.array_equal(usual.boxes, kept.boxes)
+
+
 def test_flat_slices_are_not_labelled():
     for value in (0.0, 1.0):
         flat = np.full((3, 64, 64), value, dtype=np.float32)
@@ -196,6 +231,26 @@ def test_from_config_reads_the_keys_and_sorts_weights_with_names(image):
     assert sum(o.types[:, 0].sum() for o in out) > 0 and not any(o.types[:, 1].any() for o in out)
     assert distorter.severity_curriculum(5) == 0.75
     assert Distorter.from_config(get_cfg()).type_names == registered_names()
+
+
+def test_composition_overlap_channels_and_curricula_by_config(image, donor):
+    cfg = get_cfg()
+    node = cfg.MRSSL.PRETEXT
+    node.REGIONS, node.SEPARATION, node.REGION_SIZE = (1, 6), 0.1, (0.3, 0.4)
+    node.COMPOSE, node.CLEAN_SHARE, node.ALL_CHANNELS = (2, 2), 0.0, 0.0
+    node.SEVERITY, node.MIN_CHANGED = (0.8, 1.0), 0.05
+    node.REGIONS_CURRICULUM = ((0, 0.0), (10, 1.0))
+    distorter = Distorter.from_config(cfg)
+
+    def draws(iteration: int) -> list[DistortedSlice]:
+        rngs = (np.random.default_rng(seed) for seed in range(20))
+        return [distorter(image, rng, donor=donor, iteration=iteration) for rng in rngs]
+
+    early, late = draws(0), draws(10)
+    assert max(len(out.boxes) for out in early) == 1 and max(len(out.boxes) for out in late) > 3
+    assert all((out.types.sum(axis=1) == 2).all() for out in late)
+    assert any((out.masks.sum(axis=0) > 1).any() for out in late), "regions overlap"
+    assert {record["channels"] for out in late for record in out.records} == {"middle"}
 
 
 @pytest.mark.parametrize(

@@ -218,6 +218,15 @@ def test_farthest_patch_takes_the_most_different():
     assert (found == 1).all()
 
 
+def test_farthest_patch_takes_air_only_where_there_is_nothing_else():
+    source = np.zeros((1, 40, 40), dtype=np.float32)
+    source[:, 25:, :] = 0.8  # three quarters of the lowest 20 rows
+    own = np.full((1, 20, 20), 0.7, dtype=np.float32)
+    air, tissue = [0.0, 0.0], [1.0, 0.3]
+    assert farthest_patch(own, source, [air, tissue]).max() == np.float32(0.8)
+    assert farthest_patch(own, source, [air, air]).max() == 0
+
+
 def test_patch_blend_is_a_weighted_mean(patch):
     other = np.ascontiguousarray(patch[:, ::-1])
     params = {"severity": 1.0, "places": [[0.3, 0.7]], "factor": 0.25}

@@ -7,9 +7,10 @@ import pytest
 
 from fuzz_distortions import phantom_slice
 from mrssl.config import get_cfg
-from mrssl.distortions import Region, RegionSampler, foreground_of
+from mrssl.distortions import Region, RegionSampler
 from mrssl.distortions.alpha import SHAPES, render_alpha
 from mrssl.errors import MrsslError
+from mrssl.structures.foreground import foreground_mask
 
 
 @pytest.mark.parametrize("kind", SHAPES)
@@ -54,20 +55,12 @@ def test_unknown_shape_is_told():
         render_alpha("star", (10, 10), 0.1, 0)
 
 
-def test_foreground_of_air_and_of_a_head():
-    assert not foreground_of(np.zeros((32, 32), np.float32)).any()
-    image = phantom_slice(np.random.default_rng(0))
-    mask = foreground_of(image)
-    assert mask[80, 96] == 1 and mask[0, 0] == 0
-    assert (mask == (image > 0.05)).mean() > 0.9
-
-
 def sample(seed: int, foreground: np.ndarray, **options) -> list[Region]:
     return RegionSampler(**options).sample(np.random.default_rng(seed), foreground)
 
 
 def test_regions_keep_to_their_ranges_and_to_tissue():
-    foreground = foreground_of(phantom_slice(np.random.default_rng(0), (200, 160)))
+    foreground = foreground_mask(phantom_slice(np.random.default_rng(0), (200, 160)))
     counts = []
     for seed in range(200):
         regions = sample(seed, foreground, regions=(2, 5), size=(0.1, 0.3), min_foreground=0.5)

@@ -31,7 +31,13 @@ def test_found_and_rightly_named(make_truth: Make, make_prediction: Make) -> Non
     truth = make_truth(0, [A, B], types=[[1, 0], [0, 1]])
     prediction = make_prediction([A, B], [0.9, 0.8], type_scores=[[0.9, 0.1], [0.2, 0.8]])
     results = name_types([truth], [prediction])
-    assert results["localization"] == pytest.approx({"AP": 1.0, "AP50": 1.0, "AP75": 1.0})
+    assert results["localization"] == pytest.approx(
+        {
+            **dict.fromkeys(("AP", "AP50", "AP75", "AP50-blur", "AP50-noise"), 1.0),
+            **dict.fromkeys(("recall", "recall-blur", "recall-noise"), 1.0),
+            "false-detections": 0.0,
+        }
+    )
     assert results["type"] == pytest.approx(
         {"mAP": 1.0, "AP-blur": 1.0, "AP-noise": 1.0, "mAP-matched": 1.0, "accuracy": 1.0}
     )
@@ -85,6 +91,51 @@ def test_an_overlap_of_one_half_is_enough(make_truth: Make, make_prediction: Mak
     assert results["localization"]["AP75"] == 0.0
     assert results["type"]["mAP"] == pytest.approx(1.0)
     assert results["type"]["accuracy"] == 1.0
+
+
+def test_localization_of_a_type_ignores_the_regions_of_others(
+    make_truth: Make, make_prediction: Make
+) -> None:
+    truth = make_truth(0, [A, B], types=[[1, 0], [0, 1]])
+    # The other type's region is found first and this one's last; a false detection lies between.
+    prediction = make_prediction([B, FAR, A], [0.9, 0.8, 0.7], type_scores=np.full((3, 2), 0.5))
+    scores = name_types([truth], [prediction])["localization"]
+    assert scores["AP50-noise"] == pytest.approx(1.0)
+    assert scores["AP50-blur"] == pytest.approx(0.5), "B is no error there, but FAR is one"
+
+
+def test_localization_of_a_type_is_over_the_slices_that_have_it(
+    make_truth: Make, make_prediction: Make
+) -> None:
+    truths = [make_truth(0, [A], types=[[1, 0]]), make_truth(1, types=np.zeros((0, 2)))]
+    predictions = [
+        make_prediction([A], [0.7], type_scores=[[0.5, 0.5]]),
+        make_prediction([FAR], [0.9], type_scores=[[0.5, 0.5]]),
+    ]
+    scores = name_types(truths, predictions)["localization"]
+    assert scores["AP50-blur"] == pytest.approx(1.0)
+    assert scores["AP50"] == pytest.approx(0.5)
+    assert np.isnan(scores["AP50-noise"])
+
+
+def test_recall_and_false_detections_count_the_sure_ones(
+    make_truth: Make, make_prediction: Make
+) -> None:
+    truths = [
+        make_truth(0, [A, B], types=[[1, 0], [0, 1]]),
+        make_truth(1, [A], types=[[1, 0]]),
+        make_truth(2, types=np.zeros((0, 2))),
+    ]
+    predictions = [
+        make_prediction([A, A, B], [0.9, 0.6, 0.4], type_scores=np.full((3, 2), 0.5)),
+        make_prediction([FAR], [0.8], type_scores=np.full((1, 2), 0.5)),
+        make_prediction([FAR, B], [0.5, 0.49], type_scores=np.full((2, 2), 0.5)),
+    ]
+    scores = name_types(truths, predictions)["localization"]
+    assert scores["recall"] == pytest.approx(1 / 3)
+    assert scores["recall-blur"] == pytest.approx(1 / 2)
+    assert scores["recall-noise"] == 0.0
+    assert scores["false-detections"] == pytest.approx(3 / 3), "the double, and both FAR"
 
 
 def test_no_detection_at_all(make_truth: Make, make_prediction: Make) -> None:

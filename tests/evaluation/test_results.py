@@ -88,9 +88,19 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
 
 def test_an_unwritable_place_is_one_clear_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(MrsslError, match=r"results\.json: cannot write results"):
+    with pytest.raises(MrsslError, match=r"results\.json: cannot be written"):
         write_results(RESULTS, tmp_path / "file" / "results.json")
     (tmp_path / "folder").mkdir()
-    with pytest.raises(MrsslError, match="folder: cannot write results"):
+    with pytest.raises(MrsslError, match="folder: cannot be written"):
         write_results(RESULTS, tmp_path / "folder")
     assert sorted(file.name for file in tmp_path.iterdir()) == ["file", "folder"]
+
+
+def test_distortion_types_have_a_row_each_without_being_named() -> None:
+    results = {
+        "localization": {"AP50": 0.5, "AP50-blur": 0.25, "recall-noise": 0.75},
+        "type": {"mAP": 0.5, "AP-blur": 0.125, "AP-noise": 0.625},
+    }
+    rows = [line.split() for line in format_results(results).splitlines()]
+    assert ["blur", "0.250", "0.125", "-"] in rows
+    assert ["noise", "-", "0.625", "0.750"] in rows

@@ -1,0 +1,83 @@
+"""Where the tissue comes from that a distortion borrows: another slice, or another subject."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from mrssl.data.store import is_stored
+from mrssl.errors import MrsslError
+
+#: What names a slice: enough to read it again.
+SLICE_KEYS = ("file_name", "series", "slice_axis", "slice_index")
+_VOXEL_BYTES = 4
+
+
+class DonorPool:
+    """Draws the donor of a slice, from the generator given and nothing else.
+
+    Slices of other subjects are drawn only where that costs no decoding: all volumes lie in a
+    slice store, or all of them fit into the cache together. That is decided once and from the
+    headers, so it is alike in all workers and processes.
+
+    Args:
+        records: standard dataset dicts, in their order.
+        share: of the donors that are of another subject, in [0, 1]; the others are another slice
+            of the same volume.
+        cache_bytes: room for decoded volumes.
+
+    Raises:
+        MrsslError: a share that is none.
+    """
+
+    def __init__(
+        self, records: Sequence[dict[str, Any]] = (), *, share: float = 0.5, cache_bytes: int = 0
+    ) -> None:
+        if not 0.0 <= share <= 1.0:
+            raise MrsslError(f"MRSSL.PRETEXT.OTHER_SUBJECT: {share} is not in [0, 1]")
+        by_subject: dict[str, list[dict[str, Any]]] = {}
+        if share > 0 and _at_hand(records, cache_bytes):
+            for record in records:
+                by_subject.setdefault(record["subject_id"], []).append(record)
+        self.share = share
+        self._slices = list(by_subject.values())
+        self._place = {subject: place for place, subject in enumerate(by_subject)}
+
+    def draw(
+        self, record: dict[str, Any], num_slices: int, rng: np.random.Generator
+    ) -> dict[str, Any]:
+        """The donor of ``record``: its dict with ``SLICE_KEYS`` of another slice.
+
+        Args:
+            record: a standard dataset dict.
+            num_slices: of its volume.
+            rng: the only source of randomness.
+
+        Returns:
+            A slice of another subject, each subject as likely as any, where there is one at hand;
+            else another slice of the same volume (the slice itself if that has only one).
+        """
+        # As many numbers whatever comes of them: what is drawn later must not depend on it.
+        chance, which, where = rng.random(3)
+        own = self._place.get(record.get("subject_id", ""))
+        others = len(self._slices) - (own is not None)
+        if chance < self.share and others > 0:
+            place = int(which * others)
+            slices = self._slices[place + (own is not None and place >= own)]
+            return slices[int(where * len(slices))]
+        shift = 1 + int(where * max(num_slices - 1, 1))
+        return {**record, "slice_index": (record["slice_index"] + shift) % num_slices}
+
+
+def _at_hand(records: Sequence[dict[str, Any]], cache_bytes: int) -> bool:
+    """Whether any slice can be had without decoding a volume for it again and again."""
+    if all(is_stored(r["file_name"]) and r["slice_axis"] == "D" for r in records):
+        return True
+    volumes = {(r["file_name"], r.get("series", "")): r for r in records}
+    voxels = sum(r["num_slices"] * r["height"] * r["width"] for r in volumes.values())
+    return voxels * _VOXEL_BYTES <= cache_bytes
+
+
+__all__ = ["SLICE_KEYS", "DonorPool"]

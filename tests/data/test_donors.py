@@ -1,0 +1,133 @@
+"""Which slice lends its tissue: of another subject where that costs nothing, and replayable."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mrssl.config import load_cfg
+from mrssl.data import load_dataset
+from mrssl.data.donors import SLICE_KEYS, DonorPool
+from mrssl.data.mapper import INTENSITY_SCALE, SliceMapper
+from mrssl.data.preparing import prepare_store
+from mrssl.distortions import replay
+from mrssl.errors import MrsslError
+
+ROOM = 1 << 30
+
+
+def records(subjects: int = 4, slices: int = 5) -> list[dict[str, Any]]:
+    return [
+        {
+            "file_name": f"{s}.nii.gz", "series": "", "slice_axis": "D", "subject_id": f"s{s}",
+            "image_id": s * slices + i, "slice_index": i, "num_slices": slices,
+            "height": 48, "width": 40, "spacing": [1.0, 1.0, 1.0],
+        }
+        for s in range(subjects) for i in range(slices)
+    ]  # fmt: skip
+
+
+def draws(pool: DonorPool, record: dict[str, Any], count: int = 2000) -> list[dict[str, Any]]:
+    rng = np.random.default_rng(0)
+    return [pool.draw(record, 5, rng) for _ in range(count)]
+
+
+def test_the_share_of_other_subjects_is_kept_and_each_is_as_likely() -> None:
+    chosen = draws(DonorPool(records(), share=0.6, cache_bytes=ROOM), records()[7])
+    foreign = [d for d in chosen if d["subject_id"] != "s1"]
+    assert len(foreign) / len(chosen) == pytest.approx(0.6, abs=0.04)
+    counts = [sum(d["subject_id"] == name for d in foreign) for name in ("s0", "s2", "s3")]
+    assert min(counts) > 0.27 * len(foreign)
+    assert {d["slice_index"] for d in foreign} == set(range(5))
+    own = [d for d in chosen if d["subject_id"] == "s1"]
+    assert {d["slice_index"] for d in own} == {0, 1, 3, 4}
+
+
+def test_a_slice_that_is_not_in_the_pool_has_donors_too() -> None:
+    pool = DonorPool(records(2), share=1.0, cache_bytes=ROOM)
+    chosen = draws(pool, {**records()[0], "subject_id": "new"})
+    assert {d["subject_id"] for d in chosen} == {"s0", "s1"}
+
+
+@pytest.mark.parametrize(
+    ("data", "share", "room"),
+    [
+        (records(1), 1.0, ROOM),  # one subject
+        (records(), 0.0, ROOM),
+        (records(), 1.0, 4 * 5 * 48 * 40 * 4 - 1),  # a byte too little: a decoding a sample
+        ([], 1.0, ROOM),
+    ],
+)
+def test_else_the_donor_is_another_slice_of_the_volume(
+    data: list[dict[str, Any]], share: float, room: int
+) -> None:
+    chosen = draws(DonorPool(data, share=share, cache_bytes=room), records()[0])
+    assert {d["subject_id"] for d in chosen} == {"s0"}
+    assert {d["slice_index"] for d in chosen} == {1, 2, 3, 4}
+
+
+def test_what_is_drawn_later_does_not_depend_on_the_donor() -> None:
+    states = set()
+    for share in (0.0, 1.0):
+        rng = np.random.default_rng(3)
+        DonorPool(records(), share=share, cache_bytes=ROOM).draw(records()[0], 5, rng)
+        states.add(float(rng.random()))
+    assert len(states) == 1
+
+
+def test_a_single_slice_is_its_own_donor() -> None:
+    record = records(1, 1)[0]
+    assert DonorPool().draw(record, 1, np.random.default_rng(0))["slice_index"] == 0
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.5, float("nan")])
+def test_a_share_that_is_none_is_named(share: float) -> None:
+    with pytest.raises(MrsslError, match=r"MRSSL\.PRETEXT\.OTHER_SUBJECT"):
+        DonorPool(records(), share=share)
+
+
+class Volumes:
+    """Stands in for the cache: each subject has its own texture."""
+
+    max_bytes = ROOM
+
+    def image(self, record: dict[str, Any]) -> np.ndarray:
+        seed = int(record["file_name"][0])
+        return np.random.default_rng(seed).uniform(0.3, 1, (5, 48, 40)).astype(np.float32)
+
+
+def pretext(data: list[dict[str, Any]], *overrides: str) -> SliceMapper:
+    keys = ["MODEL.ROI_HEADS.NAME", "DistortionROIHeads", "INPUT.MIN_SIZE_TRAIN", "(0,)"]
+    keys += ["MRSSL.PRETEXT.DISTORTIONS", "('patch_blend',)", "MRSSL.PRETEXT.CLEAN_SHARE", "0.0"]
+    cfg = load_cfg(None, [*keys, "MRSSL.PRETEXT.OTHER_SUBJECT", "1.0", *overrides])
+    return SliceMapper.from_config(cfg, training=True, records=data)
+
+
+def test_the_sample_names_its_donor_and_is_replayed_with_it() -> None:
+    mapper = pretext(records())
+    mapper.cache = Volumes()  # type: ignore[assignment]
+    seen = set()
+    for record in records():
+        sample = mapper(record)
+        donor = json.loads(json.dumps(sample["donor"]))
+        assert set(donor) == set(SLICE_KEYS)
+        assert donor["file_name"] != record["file_name"]
+        again = replay(mapper.stack(record), sample["records"], donor=mapper.stack(donor))
+        assert np.array_equal(again * np.float32(INTENSITY_SCALE), sample["image"])
+        seen.add(donor["file_name"])
+    assert len(seen) == 4
+
+
+def test_a_store_lends_other_subjects_without_any_cache(labeled_set: Path, tmp_path: Path) -> None:
+    for source, foreign in ((labeled_set, False), (tmp_path / "store", True)):
+        prepare_store(labeled_set, tmp_path / "store")
+        data = load_dataset(source, labeled=False).dicts
+        mapper = pretext(data, "MRSSL.DATA.CACHE_MIB", "0")
+        for record in data[::4]:
+            other = mapper(record)["donor"]["file_name"] != record["file_name"]
+            assert other == foreign
+    assert len(mapper.cache) == 0, "nothing was decoded"
