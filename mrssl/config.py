@@ -64,6 +64,10 @@ def add_mrssl_config(cfg: CN) -> None:
     node.DATA.KEEP_EMPTY = True
     # Decoded volumes kept in memory, per loader worker, in MiB.
     node.DATA.CACHE_MIB = 2048
+    # Share of the training slices that may turn out to be unreadable; they are skipped and listed.
+    node.DATA.MAX_UNREADABLE = 0.02
+    # Seconds that a loader worker may take for one batch before the run is stopped; 0 = any.
+    node.DATA.WORKER_TIMEOUT = 900
     # Regular expression whose first group is the subject in a file name; "" = by the format.
     node.DATA.SUBJECT_PATTERN = ""
 
@@ -118,7 +122,9 @@ def add_mrssl_config(cfg: CN) -> None:
     node.DISTORTION_HEAD.NORM = "BN"
     node.TYPE_HEAD = CN()
     node.TYPE_HEAD.CONV_DIM = 64
-    node.TYPE_HEAD.LOSS_WEIGHT = 1.0
+    # The loss sums over the types; at full weight the encoder that both branches share restores
+    # half as many dB in as many steps and tells the types apart hardly better.
+    node.TYPE_HEAD.LOSS_WEIGHT = 0.25
     node.RESTORATION_HEAD = CN()
     node.RESTORATION_HEAD.RESOLUTION = 48  # restored pixels a side; + 2 MARGIN a multiple of 8
     node.RESTORATION_HEAD.L1_WEIGHT = 0.5
@@ -142,7 +148,17 @@ def add_mrssl_config(cfg: CN) -> None:
     node.SOLVER.BEST_METRIC = ""  # "task/metric" kept as model_best.pth; "" = by the task
     node.SOLVER.PATIENCE = 0  # evaluations without a better metric before stopping; 0 = never
     node.SOLVER.KEEP_CHECKPOINTS = 2
+    # Decay of a moving average of the weights, which then is what is evaluated and exported;
+    # 0 = none. 0.999 remembers about the last thousand iterations.
+    node.SOLVER.EMA_DECAY = 0.0
+    # Parts in which SOLVER.IMS_PER_BATCH goes through the model, for less memory: one update each.
+    node.SOLVER.ACCUMULATE = 1
+    # Of SOLVER.AMP: "bfloat16", "float16", or "auto": what the device and the engine are best with.
+    node.SOLVER.AMP_DTYPE = "auto"
+    node.SOLVER.CHANNELS_LAST = False  # faster convolutions on some devices
+    node.SOLVER.COMPILE = False  # torch.compile of the backbone: minutes first, then faster steps
     node.LOG_PERIOD = 20
+    node.WANDB_PROJECT = ""  # report to Weights & Biases too, where it is installed; "" = no
     node.PICTURE_PERIOD = 0  # iterations between TensorBoard pictures; 0 = at each evaluation
 
 

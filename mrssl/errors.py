@@ -9,7 +9,19 @@ from types import ModuleType
 
 
 class MrsslError(Exception):
-    """Something the user can mend: one line that names the file or key, and what is wrong."""
+    """Something the user can mend: one line that names the file or key, and what is wrong.
+
+    Attributes:
+        exit_status: of a command line that ends with it.
+    """
+
+    exit_status = 1
+
+
+class Interrupted(MrsslError):
+    """The run was asked to stop and has saved its state; 75 is ``EX_TEMPFAIL``: start it again."""
+
+    exit_status = 75
 
 
 class MissingDependencyError(MrsslError, ImportError):
@@ -33,15 +45,18 @@ def optional_import(name: str, install: str) -> ModuleType:
 
 
 def run_main(main: Callable[[], int | None]) -> None:
-    """Run a command line's ``main`` and exit: an :class:`MrsslError` is one line and status 1."""
+    """Run a command line's ``main`` and exit: an :class:`MrsslError` is one line and status 1.
+
+    Of its subclasses, :class:`Interrupted` exits with 75.
+    """
     try:
         status = main()
     except MrsslError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        status = 1
+        status = error.exit_status
     except KeyboardInterrupt:
         status = 130
     sys.exit(status or 0)
 
 
-__all__ = ["MissingDependencyError", "MrsslError", "optional_import", "run_main"]
+__all__ = ["Interrupted", "MissingDependencyError", "MrsslError", "optional_import", "run_main"]

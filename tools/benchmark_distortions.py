@@ -23,7 +23,6 @@ import cv2
 import numpy as np
 
 from fuzz_distortions import phantom_slice, read_slices
-from mrssl.data.files import written_whole
 from mrssl.distortions import (
     Distorter,
     DistortionContext,
@@ -32,6 +31,7 @@ from mrssl.distortions import (
     build_distortions,
 )
 from mrssl.errors import run_main
+from mrssl.files import written_whole
 from mrssl.structures.foreground import foreground_mask
 
 #: Nearest transforms: type -> (class, keyword arguments), in ranges like those of the type.

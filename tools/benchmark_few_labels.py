@@ -31,9 +31,9 @@ from few_labels_report import (
 )
 from few_labels_run import execute
 from few_labels_yaml import load_plan
-from mrssl.checkpoint import replacing
 from mrssl.errors import MrsslError, run_main
 from mrssl.evaluation import write_results
+from mrssl.files import replacing
 
 #: Files of the rows of each kind of run, in the output folder.
 FILES = {FINETUNE: "results.json", PRETRAIN: "pretraining.json", TUNE: "tuning.json"}

@@ -22,11 +22,12 @@ import torch
 from benchmark_distortions import benchmark_distortions
 from benchmark_memory import worker_memory
 from benchmark_steps import load_weights, make_mapper, ratio, step_of
-from mrssl.checkpoint import replacing, to_torchvision
+from mrssl.checkpoint import to_torchvision
 from mrssl.config import load_cfg
 from mrssl.engines.torchvision import build_model
 from mrssl.engines.torchvision.batches import collate
 from mrssl.errors import run_main
+from mrssl.files import replacing
 
 CONFIG = "configs/pretrain/distortion_R_18_FPN_small.yaml"
 

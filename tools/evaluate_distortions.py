@@ -26,7 +26,6 @@ from fvcore.common.config import CfgNode
 from distortion_report import FOUND, Sweep, draw_recall, format_sweep
 from mrssl.checkpoint import Provenance, load_checkpoint, load_strict
 from mrssl.config import ConfigError, is_pretraining, load_cfg
-from mrssl.data.files import written_whole
 from mrssl.data.loader import EvaluationSet, build_loader
 from mrssl.data.mapper import SliceMapper
 from mrssl.distortions import Distorter
@@ -36,6 +35,7 @@ from mrssl.engines.torchvision.batches import collate_with_truth
 from mrssl.engines.torchvision.evaluation import evaluate
 from mrssl.errors import MrsslError, run_main
 from mrssl.evaluation import pretext_evaluator, write_results
+from mrssl.files import written_whole
 
 SEVERITIES = (0.0, 0.25, 0.5, 1.0)
 BATCH = 4

@@ -11,9 +11,9 @@ from typing import Any
 from tabulate import tabulate
 
 from few_labels_bench import Row
-from mrssl.checkpoint import replacing
 from mrssl.errors import optional_import
 from mrssl.evaluation import Interval, paired_interval, t_interval
+from mrssl.files import replacing
 
 SCRATCH = "scratch"
 #: arm -> label ("1", "8", "all") -> seed -> row

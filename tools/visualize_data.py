@@ -23,12 +23,12 @@ import numpy as np
 from tqdm import tqdm
 
 from mrssl.config import load_cfg
-from mrssl.data.files import written_whole
 from mrssl.data.mapper import INTENSITY_SCALE
 from mrssl.distortions import Distorter, Distortion, DistortionContext, Region
 from mrssl.distortions.distorter import blend
 from mrssl.engines.datasets import RunData
 from mrssl.errors import MrsslError, run_main
+from mrssl.files import written_whole
 from mrssl.structures.foreground import foreground_mask
 
 SEVERITIES = (0.3, 0.6, 1.0)

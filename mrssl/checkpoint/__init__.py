@@ -2,7 +2,7 @@
 
 from mrssl.checkpoint.export import ExportReport, export_checkpoint, stock_config
 from mrssl.checkpoint.groups import GROUPS, SCOPES, group_of
-from mrssl.checkpoint.io import CheckpointError, load_checkpoint, replacing, save_checkpoint
+from mrssl.checkpoint.io import CheckpointError, load_checkpoint, same_content, save_checkpoint
 from mrssl.checkpoint.names import to_detectron2, to_torchvision
 from mrssl.checkpoint.provenance import Provenance, input_differences
 from mrssl.checkpoint.transfer import LoadReport, load_for_transfer, load_strict
@@ -20,7 +20,7 @@ __all__ = [
     "load_checkpoint",
     "load_for_transfer",
     "load_strict",
-    "replacing",
+    "same_content",
     "save_checkpoint",
     "stock_config",
     "to_detectron2",

@@ -24,10 +24,11 @@ from mrssl.checkpoint.groups import (
     group_of,
     groups_of_scope,
 )
-from mrssl.checkpoint.io import CheckpointError, load_checkpoint, replacing, save_checkpoint
+from mrssl.checkpoint.io import CheckpointError, load_checkpoint, save_checkpoint
 from mrssl.checkpoint.names import NAMINGS, Naming, is_stock, to_torchvision
 from mrssl.checkpoint.provenance import Provenance
 from mrssl.errors import MrsslError
+from mrssl.files import replacing
 
 _COUNTER = ".num_batches_tracked"
 _SUFFIXES = (".pth", ".pt")  # Detectron2 reads others (.pkl, .pyth) by other means

@@ -8,15 +8,14 @@ programs read ``"model"`` and ignore the rest.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import pickle
 import zipfile
 from collections import Counter, OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,6 +24,7 @@ from torch import Tensor
 from mrssl.checkpoint.names import to_detectron2
 from mrssl.checkpoint.provenance import Provenance
 from mrssl.errors import MrsslError
+from mrssl.files import replacing
 
 # Exact types: a subclass such as numpy.float64 would be pickled by reference to its own class.
 _SCALARS = (type(None), bool, int, float, str, bytes)
@@ -37,44 +37,6 @@ class CheckpointError(MrsslError):
 
 
 # -- writing --------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def replacing(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
-    """A binary file that takes the place of ``path`` when the block ends without an exception.
-
-    It is written beside ``path`` under a temporary name, flushed to the disk and renamed, so that
-    ``path`` is at every moment the old file or the new one. After an exception the old file is
-    untouched and the temporary one is gone.
-
-    Raises:
-        CheckpointError: the folder or the file cannot be written.
-    """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        _sync_folder(path.parent)
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be written ({error.strerror or error})") from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    # Makes the rename itself durable; not every system lets a folder be opened for that.
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def save_checkpoint(
@@ -93,16 +55,18 @@ def save_checkpoint(
         CheckpointError: the file cannot be written, or does not read back as it was.
     """
     plain = {key: _plain(value, str(key)) for key, value in checkpoint.items()}
-    with replacing(path) as file:
-        try:
+    try:
+        with replacing(path) as file:
             torch.save(plain, file)
-        except RuntimeError as error:  # torch's archive writer: a full disk among others
-            raise CheckpointError(f"{path}: cannot be written ({_first_line(error)})") from error
-        if verify:
-            file.flush()
-            written = torch.load(file.name, map_location="cpu", weights_only=True)
-            if not _same(written, plain):
-                raise CheckpointError(f"{path}: does not read back as it was written")
+            if verify:
+                file.flush()
+                written = torch.load(file.name, map_location="cpu", weights_only=True)
+                if not same_content(written, plain):
+                    raise CheckpointError(f"{path}: does not read back as it was written")
+    except RuntimeError as error:  # torch's archive writer: a full disk among others
+        raise CheckpointError(f"{path}: cannot be written ({_first_line(error)})") from error
+    except MrsslError as error:
+        raise CheckpointError(str(error)) from error
 
 
 def _plain(value: Any, where: str) -> Any:
@@ -130,14 +94,14 @@ def _plain(value: Any, where: str) -> Any:
     )
 
 
-def _same(a: Any, b: Any) -> bool:
-    """Equal, and tensors equal in every bit (a NaN equals itself)."""
+def same_content(a: Any, b: Any) -> bool:
+    """Whether two checkpoints, or parts of them, are equal in every bit (a NaN equals itself)."""
     if isinstance(a, Tensor) and isinstance(b, Tensor):
         return a.dtype == b.dtype and a.shape == b.shape and torch.equal(_bytes(a), _bytes(b))
     if isinstance(a, Mapping) and isinstance(b, Mapping):
-        return a.keys() == b.keys() and all(_same(a[key], b[key]) for key in a)
+        return a.keys() == b.keys() and all(same_content(a[key], b[key]) for key in a)
     if isinstance(a, list | tuple) and isinstance(b, list | tuple):
-        return len(a) == len(b) and all(_same(x, y) for x, y in zip(a, b, strict=True))
+        return len(a) == len(b) and all(same_content(x, y) for x, y in zip(a, b, strict=True))
     return type(a) is type(b) and (a == b or a != a)
 
 

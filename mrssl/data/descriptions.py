@@ -6,6 +6,9 @@ Three layouts are understood, all with paths relative to the file:
 * nnU-Net: no list; ``imagesTr/CASE_0000.nii.gz`` and ``labelsTr/CASE.nii.gz`` beside the file;
 * a folder of scans: ``folder`` names it; ``include`` and ``exclude`` choose by header field.
 
+A path that leaves the file's folder is refused, so that a description from a stranger names nothing
+but what came with it, unless the environment has ``MRSSL_TRUST_PATHS=1``: no file can set that.
+
 A ``split.json`` beside it maps the name of a split to the names of its cases (or subjects).
 ``dataset.json:train[a,b]`` is the cases (or subjects) ``a`` and ``b`` of the split ``train``.
 """
@@ -13,6 +16,7 @@ A ``split.json`` beside it maps the name of a split to the names of its cases (o
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -32,6 +36,7 @@ from mrssl.data.sources import (
 )
 from mrssl.data.store import check_index, find_index
 from mrssl.errors import MrsslError
+from mrssl.privacy import folder_alias
 
 _LOG = logging.getLogger(__name__)
 
@@ -98,10 +103,11 @@ def describe(name_or_path: str | Path, *, subject_pattern: str = "") -> Descript
             reason = f"{len(found.refused)} files refused, the first {first.path}: {first.reason}"
         raise MrsslError(f"{path}: no MRI volume found ({reason})")
     if found.refused:
+        where = found.mask(path)(str(path))
         _LOG.warning(
-            "%s: %d files are not used (tools/check_data.py lists them)", path, len(found.refused)
+            "%s: %d files are not used (tools/check_data.py lists them)", where, len(found.refused)
         )
-    return Description(path.resolve().name, [Case(v.subject, v) for v in found.volumes])
+    return Description(folder_alias(path), [Case(v.subject, v) for v in found.volumes])
 
 
 def read_description(path: Path, split: str = "", *, subject_pattern: str = "") -> Description:
@@ -167,13 +173,25 @@ def _listed_cases(path: Path, content: Mapping[str, Any], pattern: str) -> list[
         label = entry.get("label")
         cases.append(
             _case(
-                path.parent / entry["image"],
-                path.parent / label if label else None,
+                _beside(path, entry["image"]),
+                _beside(path, label) if label else None,
                 pattern,
                 series=str(entry.get("series", "")),
             )
         )
     return cases
+
+
+def _beside(path: Path, name: Any) -> Path:
+    """What a description calls ``name``: a path relative to it that stays in its folder."""
+    inside = os.path.normpath(str(name))
+    outside = os.path.isabs(inside) or inside.split(os.sep)[0] == os.pardir
+    if outside and os.environ.get("MRSSL_TRUST_PATHS") != "1":
+        raise MrsslError(
+            f"{path}: {name} lies outside its folder; if you trust the description, set "
+            "MRSSL_TRUST_PATHS=1"
+        )
+    return path.parent / str(name)
 
 
 def _nnunet_cases(path: Path, content: Mapping[str, Any], pattern: str) -> list[Case]:
@@ -219,7 +237,7 @@ def _stored_cases(path: Path, content: Mapping[str, Any]) -> list[Case]:
 
 
 def _folder_cases(path: Path, content: Mapping[str, Any], pattern: str) -> list[Case]:
-    found = find_volumes(path.parent / str(content["folder"]), subject_pattern=pattern)
+    found = find_volumes(_beside(path, content["folder"]), subject_pattern=pattern)
     include, exclude = content.get("include", {}), content.get("exclude", {})
     if not isinstance(include, dict) or not isinstance(exclude, dict):
         raise MrsslError(f"{path}: 'include' and 'exclude' must map header fields to values")
@@ -276,13 +294,24 @@ def select_subjects(name_or_path: str | Path, subjects: Sequence[str]) -> str:
     return f"{name_or_path}[{','.join(subjects)}]"
 
 
+def read_splits(path: Path) -> dict[str, list[str]]:
+    """``split.json``: the name of a split -> names of cases or subjects.
+
+    Raises:
+        MrsslError: missing, or something else.
+    """
+    splits = read_json(path)
+    for names in splits.values():
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise MrsslError(f"{path}: every split must be a list of case names")
+    return splits
+
+
 def _of_split(path: Path, split: str, cases: Sequence[Case]) -> list[Case]:
     split, selected_names = _parse_selection(path, split)
-    splits = read_json(path)
+    splits = read_splits(path)
     if split not in splits:
         raise MrsslError(f"{path}: no split {split!r}; it has {', '.join(map(repr, splits))}")
-    if not all(isinstance(names, list) for names in splits.values()):
-        raise MrsslError(f"{path}: every split must be a list of case names")
     by_name: dict[str, list[Case]] = {}
     for case in cases:
         for name in {case.name, case.source.subject}:
@@ -340,6 +369,7 @@ __all__ = [
     "describe",
     "parse_dataset_path",
     "read_description",
+    "read_splits",
     "select_subjects",
     "selected",
 ]

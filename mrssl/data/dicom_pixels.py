@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from mrssl.data.dicom_headers import DicomError, one_line, read_dataset
+from mrssl.data.dicom_headers import DicomError, read_dataset
 from mrssl.data.dicom_slices import PixelFormat, SliceHeader
+from mrssl.data.dicom_values import one_line
 
 #: Decoded bytes of one file, at most, and for each byte of a compressed file.
 _MAX_FILE_BYTES = 2**30
@@ -36,9 +37,13 @@ def read_slices(slices: Sequence[SliceHeader]) -> np.ndarray:
             path, frames = item.path, _tiles(_stored_values(item), item.mosaic)
         if item.frame >= len(frames) or frames.shape[1:] != item.shape:
             raise DicomError(f"{path}: the pixels are {frames.shape}, the header differs")
-        values = _intensities(item, frames[item.frame])
-        volume[index] = values / (item.rescale[0] * (item.scale or 1.0)) if precise else values
-    return np.nan_to_num(volume, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
+        volume[index] = frames[item.frame]
+        _to_intensities(item, volume[index])
+        if precise:
+            volume[index] /= item.rescale[0] * (item.scale or 1.0)
+    if not np.isfinite(volume.sum()):  # one pass, where looking for each NaN takes several
+        np.nan_to_num(volume, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
+    return volume
 
 
 def _needs_philips_scale(slices: Sequence[SliceHeader]) -> bool:
@@ -69,7 +74,7 @@ def _native_values(path: str, pixels: PixelFormat) -> np.ndarray | None:
         return None
     values = np.fromfile(path, kind, count, offset=pixels.offset or 0)
     if used < allocated:  # what lies in the unused bits is no part of the value
-        values = values.astype(values.dtype.newbyteorder("=")) << (allocated - used)
+        values = values << (allocated - used)  # in the machine's byte order from here on
         values >>= allocated - used
     return values.reshape(pixels.frames, *pixels.shape)
 
@@ -125,16 +130,16 @@ def _check_size(path: str, dataset: Any) -> None:
         raise DicomError(f"{path}: truncated: {size:.0f} bytes of pixels promised")
 
 
-def _intensities(item: SliceHeader, stored: np.ndarray) -> np.ndarray:
+def _to_intensities(item: SliceHeader, values: np.ndarray) -> None:
+    """Turn stored values, float32, into intensities where they are."""
     pixels = item.pixels
-    values = stored.astype(np.float32)
     if pixels.padding is not None:
-        _fill_padding(values, stored == pixels.padding)
+        _fill_padding(values, values == np.float32(pixels.padding))
     if pixels.inverted:
-        values = (-1.0 if pixels.signed else 2.0 ** pixels.bits[1] - 1) - values
+        np.subtract(-1.0 if pixels.signed else 2.0 ** pixels.bits[1] - 1, values, out=values)
     if item.rescale != (1.0, 0.0):
-        values = values * np.float32(item.rescale[0]) + np.float32(item.rescale[1])
-    return values
+        values *= np.float32(item.rescale[0])
+        values += np.float32(item.rescale[1])
 
 
 def _fill_padding(values: np.ndarray, padded: np.ndarray) -> None:

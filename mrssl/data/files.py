@@ -1,35 +1,12 @@
-"""Outputs that are there whole or not at all, and JSON that is what it should be."""
+"""JSON that is what it should be."""
 
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from mrssl.errors import MrsslError
-
-
-@contextmanager
-def written_whole(path: str | Path) -> Iterator[Path]:
-    """Give a temporary name beside ``path``, renamed to ``path`` when the block ends well.
-
-    Raises:
-        MrsslError: the file cannot be written; one line that names it.
-    """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}{path.suffix}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        os.replace(temporary, path)
-    except OSError as error:
-        raise MrsslError(f"{path}: can't be written ({error.strerror or error})") from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -49,4 +26,4 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-__all__ = ["read_json", "written_whole"]
+__all__ = ["read_json"]

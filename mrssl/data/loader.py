@@ -6,15 +6,29 @@ p // N, and takes the slice at place p % N of that epoch's permutation.
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from mrssl.errors import MrsslError
+
+#: What the stream adds to a sample, and engines hand on: where in the stream it stands, how it was
+#: distorted, and (name, reason) of the slices that could not be read in its place.
+STREAM_KEYS = ("position", "records", "donor", "skipped")
+_IDLE, _MOST_WORKERS = -1, 256
+
+
+class LoaderError(MrsslError):
+    """A worker died or hung; the message names the slice that it was reading."""
 
 
 class SampleStream(Dataset[dict[str, Any]]):
@@ -25,6 +39,8 @@ class SampleStream(Dataset[dict[str, Any]]):
         mapper: ``mapper(record, epoch=..., iteration=...)``.
         seed: of the permutations.
         batch_size: samples of an iteration, over all processes.
+        max_unreadable: share of the slices that may turn out to be unreadable; the next slice of
+            the epoch takes the place of each.
 
     Raises:
         MrsslError: no records.
@@ -37,6 +53,7 @@ class SampleStream(Dataset[dict[str, Any]]):
         *,
         seed: int,
         batch_size: int,
+        max_unreadable: float = 0.0,
     ) -> None:
         if not records:
             raise MrsslError("DATASETS.TRAIN: no slice is left to train on")
@@ -44,6 +61,9 @@ class SampleStream(Dataset[dict[str, Any]]):
         self.mapper = mapper
         self.seed = seed
         self.batch_size = batch_size
+        self.most_skipped = int(max_unreadable * len(records))
+        # What each worker is reading, seen by the main process.
+        self.reading = torch.full((_MOST_WORKERS,), _IDLE).share_memory_()
         self._permutation = lru_cache(maxsize=2)(self._draw_permutation)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -59,10 +79,49 @@ class SampleStream(Dataset[dict[str, Any]]):
     def _draw_permutation(self, epoch: int) -> np.ndarray:
         return np.random.default_rng([self.seed, epoch]).permutation(len(self.records))
 
+    def record(self, position: int) -> dict[str, Any]:
+        """The standard dataset dict of a position; places past the epoch's end begin it again."""
+        epoch, place = divmod(position, len(self.records))
+        return self.records[int(self._permutation(epoch)[place])]
+
     def __getitem__(self, position: int) -> dict[str, Any]:
-        epoch, place = divmod(int(position), len(self.records))
-        record = self.records[int(self._permutation(epoch)[place])]
-        return self.mapper(record, epoch=epoch, iteration=int(position) // self.batch_size)
+        """Make a sample: the mapper's, and ``position`` and ``skipped`` of :data:`STREAM_KEYS`.
+
+        Raises:
+            MrsslError: more slices than may be in a row cannot be read; the last one's fault.
+        """
+        position = int(position)
+        worker = get_worker_info()
+        slot = worker.id % _MOST_WORKERS if worker is not None else 0
+        first = position - position % len(self.records)  # of the epoch
+        skipped: list[tuple[str, str]] = []
+        while True:
+            place = first + (position - first + len(skipped)) % len(self.records)
+            record = self.record(place)
+            self.reading[slot] = place
+            try:
+                sample = self.mapper(
+                    record,
+                    epoch=position // len(self.records),
+                    iteration=position // self.batch_size,
+                )
+            except MrsslError as error:
+                skipped.append((slice_name(record), str(error)))
+                if len(skipped) > self.most_skipped:
+                    raise
+                continue
+            finally:
+                self.reading[slot] = _IDLE
+            return {**sample, "position": position, "skipped": skipped}
+
+    def being_read(self) -> list[str]:
+        """Names of the slices that workers are reading now."""
+        return [slice_name(self.record(int(p))) for p in self.reading if p != _IDLE]
+
+
+def slice_name(record: dict[str, Any]) -> str:
+    """How messages call a slice."""
+    return f"{record.get('file_name', '?')}[{record.get('slice_index', '?')}]"
 
 
 class EvaluationSet(Dataset[dict[str, Any]]):
@@ -121,8 +180,12 @@ def build_loader(
     num_workers: int = 0,
     collate: Callable[[list[dict[str, Any]]], Any] = list,
     pin_memory: bool = False,
+    timeout: float = 0,
 ) -> DataLoader[Any]:
-    """A ``DataLoader`` whose workers keep to one thread each, and stay alive between epochs."""
+    """A ``DataLoader`` whose workers keep to one thread each, and stay alive between epochs.
+
+    Starting it draws nothing from torch's global generator.
+    """
     return DataLoader(
         dataset,
         batch_size=batch_size,
@@ -131,12 +194,78 @@ def build_loader(
         collate_fn=collate,
         pin_memory=pin_memory,
         persistent_workers=num_workers > 0,
-        worker_init_fn=_single_threaded if num_workers else None,
+        worker_init_fn=_prepare_worker if num_workers else None,
+        timeout=timeout if num_workers else 0,
+        generator=torch.Generator(),
     )
 
 
-def _single_threaded(worker: int) -> None:
+def _prepare_worker(worker: int) -> None:
     import cv2
 
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
+    if hasattr(signal, "sigwaitinfo"):
+        _obey_parent_only({signal.SIGTERM, signal.SIGUSR1})
+
+
+def _obey_parent_only(numbers: set[signal.Signals]) -> None:
+    """Ignore these signals from all but the main process, whose SIGTERM ends this worker.
+
+    Clusters send them to every process of a job, and the main one needs its workers until it has
+    saved.
+    """
+    parent = os.getppid()
+
+    def wait() -> None:
+        while True:
+            found = signal.sigwaitinfo(numbers)
+            if found.si_pid == parent and found.si_signo == signal.SIGTERM:
+                os._exit(0)
+
+    signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    threading.Thread(target=wait, daemon=True).start()
+
+
+class Batches(Iterator[Any]):
+    """Iterates over a loader once, and says what was being read when a worker died or hung.
+
+    Args:
+        loader: of a :class:`SampleStream`.
+    """
+
+    def __init__(self, loader: DataLoader[Any]) -> None:
+        self.loader = loader
+        self._iterator: Any = None
+
+    def __next__(self) -> Any:
+        """The next batch."""
+        if self._iterator is None:
+            self._iterator = iter(self.loader)
+        return next(self._iterator)
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """While training goes on: torch raises the death of a worker wherever that is just then.
+
+        Raises:
+            LoaderError: a worker died or hung.
+        """
+        try:
+            yield
+        except RuntimeError as error:
+            text = " ".join(str(error).split())
+            if not text.startswith("DataLoader "):
+                raise
+            names = self.loader.dataset.being_read()  # type: ignore[attr-defined]
+            self._end_workers()
+            reading = ", ".join(names) or "nothing"
+            raise LoaderError(f"{text.rstrip('.')}; being read: {reading}") from error
+
+    def _end_workers(self) -> None:
+        # Once the iterator has disowned them, a worker that hangs would hold up Python's exit.
+        workers = multiprocessing.active_children()
+        getattr(self._iterator, "_shutdown_workers", lambda: None)()
+        for worker in workers:
+            if worker.is_alive() and worker.daemon:
+                worker.kill()

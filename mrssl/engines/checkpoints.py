@@ -6,7 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import nn
+
 from mrssl.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from mrssl.errors import MrsslError
+from mrssl.files import reserve, written_whole
 
 FINAL, BEST, LAST = "model_final.pth", "model_best.pth", "last_checkpoint"
 
@@ -29,14 +34,15 @@ class RunCheckpoints:
 
     def save(self, state: Mapping[str, Any], iteration: int, *, final: bool = False) -> Path:
         """Save after ``iteration`` iterations, then drop what is too old."""
-        path = self.folder / (FINAL if final else f"model_{iteration - 1:07d}.pth")
+        path = self.folder / (FINAL if final else periodic_name(iteration - 1))
         save_checkpoint(path, state)
-        (self.folder / LAST).write_text(path.name)
-        self.prune(path)
+        self.tag(path)
         return path
 
-    def prune(self, newest: Path) -> None:
-        """Drop periodic checkpoints that are too old, but never ``newest``."""
+    def tag(self, newest: Path) -> None:
+        """Note that ``newest`` is the last checkpoint, then drop periodic ones that are too old."""
+        with written_whole(self.folder / LAST) as temporary:
+            temporary.write_text(newest.name)
         for old in self._periodic()[: -self.keep]:
             if old != newest:
                 old.unlink(missing_ok=True)
@@ -46,6 +52,18 @@ class RunCheckpoints:
         path = self.folder / BEST
         save_checkpoint(path, state)
         return path
+
+    def best_of(self, iteration: Any) -> dict[str, Any] | None:
+        """The best checkpoint, if it was saved at just that ``iteration``.
+
+        The last evaluation comes after the final checkpoint, which so knows nothing of it.
+        """
+        path = self.folder / BEST
+        try:
+            content = load_checkpoint(path) if path.exists() else {}
+        except CheckpointError:
+            return None
+        return content if content.get("iteration") == iteration else None
 
     def newest(self) -> tuple[Path, dict[str, Any], list[str]] | None:
         """The newest checkpoint that loads, its content, and a line for each that was skipped.
@@ -70,13 +88,45 @@ class RunCheckpoints:
         return None
 
     def candidates(self) -> list[Path]:
-        """What a run could be resumed from, newest first, whether or not it loads."""
+        """What a run could be resumed from, newest first, whether or not it loads.
+
+        Names and numbers decide, and no clock: those of shared disks are not to be relied on.
+        """
         final, tag = self.folder / FINAL, self.folder / LAST
         last = tag.read_text(errors="replace").strip() if tag.is_file() else ""
+        periodic = self._periodic()[::-1]
+        if not final.exists():
+            return periodic
         # A run that had ended and was given more iterations has periodic ones after the final one.
-        return sorted(
-            [final] * final.exists() + self._periodic()[::-1], key=lambda path: path.name != last
-        )
+        after = any(path.name == last for path in periodic)
+        return [*periodic, final] if after else [final, *periodic]
 
     def _periodic(self) -> list[Path]:
         return sorted(self.folder.glob("model_[0-9]*.pth"))
+
+
+def periodic_name(iteration: int) -> str:
+    """The file of the checkpoint after the iteration of that number, counted from 0."""
+    return f"model_{iteration:07d}.pth"
+
+
+def check_room(
+    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, *, averaged: bool = False
+) -> None:
+    """See that two checkpoints can be written: the next one, beside the one it replaces.
+
+    Args:
+        folder: of the run.
+        model: that is trained.
+        optimizer: of its parameters; SGD keeps one number more for each, AdamW two.
+        averaged: an average of the weights is saved too.
+
+    Raises:
+        MrsslError: there is no room.
+    """
+    copies = 1 + averaged + (2 if isinstance(optimizer, torch.optim.AdamW) else 1)
+    size = sum(tensor.nbytes for tensor in model.state_dict().values())
+    try:
+        reserve(folder, 2 * copies * size)
+    except MrsslError as error:
+        raise MrsslError(f"OUTPUT_DIR has no room for two checkpoints: {error}") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 from fvcore.common.config import CfgNode
@@ -10,8 +11,10 @@ from torch.utils.data import DataLoader
 
 from mrssl.config import ConfigError, is_pretraining, restores_whole_slices
 from mrssl.data import Dataset, dataset_options, load_dataset
-from mrssl.data.loader import EvaluationSet, PositionSampler, SampleStream, build_loader
+from mrssl.data.loader import Batches, EvaluationSet, PositionSampler, SampleStream, build_loader
 from mrssl.data.mapper import SliceMapper
+from mrssl.data.records import PackedRecords
+from mrssl.data.statistics import intensity_summary
 from mrssl.evaluation import (
     DistortionEvaluator,
     Evaluator,
@@ -34,7 +37,8 @@ class RunData:
         load: describes one name or path; for names that only an engine knows.
 
     Attributes:
-        train, test: standard dataset dicts, ``image_id`` unique in each.
+        train, test: standard dataset dicts, ``image_id`` unique in each; ``train`` is packed, so
+            that workers share it.
         class_names: of the labels; ``["distorted"]`` while pretraining.
         type_names: distortion types; empty but while pretraining.
 
@@ -56,7 +60,8 @@ class RunData:
         self.class_names: list[str] = ["distorted"] if self.pretraining else []
         if training and not cfg.DATASETS.TRAIN:
             raise ConfigError("DATASETS.TRAIN is empty: a folder of scans or a dataset.json")
-        self.train = self._describe("DATASETS.TRAIN", training=True) if training else []
+        train = self._describe("DATASETS.TRAIN", training=True) if training else []
+        self.train = PackedRecords(train)
         self.test = self._describe("DATASETS.TEST", training=False)
         self.train_mapper = self._mapper(training=True, seed=seed)
         self.test_mapper = self._mapper(training=False, seed=seed)
@@ -95,6 +100,11 @@ class RunData:
             seed=seed,
             records=self.train if training else self.test,
         )
+
+    @cached_property
+    def train_intensities(self) -> dict[str, Any]:
+        """For checkpoints: see :func:`~mrssl.data.statistics.intensity_summary`."""
+        return intensity_summary(self.train, self.train_mapper.cache) if self.train else {}
 
     def with_classes(self, cfg: CfgNode) -> CfgNode:
         """``cfg`` with ``NUM_CLASSES`` of the data, where it was left at Detectron2's default.
@@ -141,19 +151,32 @@ class RunData:
         world_size: int,
         collate: Callable[[list[dict[str, Any]]], Any],
         pin_memory: bool = False,
-    ) -> DataLoader[Any]:
+    ) -> Batches:
         """Endless batches of this process, from ``start_iteration`` on."""
         size = self.cfg.SOLVER.IMS_PER_BATCH
         sampler = PositionSampler(
             size, start_iteration=start_iteration, rank=rank, world_size=world_size
         )
-        return build_loader(
-            SampleStream(self.train, self.train_mapper, seed=self.seed, batch_size=size),
-            batch_size=size // world_size,
-            sampler=sampler,
-            num_workers=self.cfg.DATALOADER.NUM_WORKERS,
-            collate=collate,
-            pin_memory=pin_memory,
+        return Batches(
+            build_loader(
+                self.train_stream(),
+                batch_size=size // world_size,
+                sampler=sampler,
+                num_workers=self.cfg.DATALOADER.NUM_WORKERS,
+                collate=collate,
+                pin_memory=pin_memory,
+                timeout=self.cfg.MRSSL.DATA.WORKER_TIMEOUT,
+            )
+        )
+
+    def train_stream(self) -> SampleStream:
+        """The endless stream of training samples that all processes share."""
+        return SampleStream(
+            self.train,
+            self.train_mapper,
+            seed=self.seed,
+            batch_size=self.cfg.SOLVER.IMS_PER_BATCH,
+            max_unreadable=self.cfg.MRSSL.DATA.MAX_UNREADABLE,
         )
 
     def test_loader(

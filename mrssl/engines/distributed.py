@@ -37,11 +37,23 @@ def mean_count(count: int) -> float:
     normalise by boxes in the same way).
     """
     if is_distributed():
-        device = "cuda" if dist.get_backend() == "nccl" else "cpu"
-        total = torch.tensor(float(count), device=device, dtype=torch.float64)
+        total = torch.tensor(float(count), device=_device(), dtype=torch.float64)
         dist.all_reduce(total)
         return max(float(total) / dist.get_world_size(), 1.0 / dist.get_world_size())
     return float(max(count, 1))
+
+
+def any_process(flag: bool) -> bool:
+    """Whether ``flag`` is set on any process; every process must ask."""
+    if not is_distributed():
+        return flag
+    found = torch.tensor(int(flag), device=_device())
+    dist.all_reduce(found, dist.ReduceOp.MAX)
+    return bool(found)
+
+
+def _device() -> str:
+    return "cuda" if dist.get_backend() == "nccl" else "cpu"
 
 
 def gather_objects(value: Any) -> list[Any]:

@@ -10,6 +10,7 @@ from fvcore.common.config import CfgNode
 from mrssl.engines.distributed import barrier, is_main_process
 from mrssl.errors import MrsslError
 from mrssl.evaluation import Evaluator, write_results
+from mrssl.files import sweep, written_whole
 
 
 def prepare_output(cfg: CfgNode, *, resume: bool) -> None:
@@ -22,6 +23,7 @@ def prepare_output(cfg: CfgNode, *, resume: bool) -> None:
     if is_main_process():
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            sweep(folder)
             with tempfile.TemporaryFile(dir=folder):
                 pass
         except OSError as error:
@@ -35,9 +37,8 @@ def prepare_output(cfg: CfgNode, *, resume: bool) -> None:
             )
         if not resume:
             (folder / "metrics.json").unlink(missing_ok=True)
-        partial = folder / "config.yaml.part"
-        partial.write_text(cfg.dump())
-        partial.replace(folder / "config.yaml")
+        with written_whole(folder / "config.yaml") as temporary:
+            temporary.write_text(cfg.dump())
     barrier()
 
 

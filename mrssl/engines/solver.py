@@ -130,17 +130,26 @@ def mixed_precision(
 ) -> tuple[Callable[[], AbstractContextManager[None]], torch.amp.GradScaler | None]:
     """What ``SOLVER.AMP`` asks for: a factory of autocast contexts, and a scaler for float16.
 
-    On a CPU that has no bfloat16 instructions everything stays in float32, which is faster there.
+    "auto" leaves everything in float32 on a CPU that has no bfloat16 instructions: it is faster
+    there.
 
     Args:
         cfg: the configuration.
         device: of the model.
-        bfloat16: take it on a GPU that has it. A model that hands box coordinates over in the
-            precision of its features needs float16: bfloat16 knows whole pixels up to 256 only.
+        bfloat16: what "auto" takes on a GPU that has it. A model that hands box coordinates over
+            in the precision of its features needs float16: bfloat16 knows whole pixels up to 256
+            only.
+
+    Raises:
+        MrsslError: a precision of another name.
     """
-    if not cfg.SOLVER.AMP.ENABLED or not _pays(device):
+    name = cfg.MRSSL.SOLVER.AMP_DTYPE
+    if name not in ("auto", "bfloat16", "float16"):
+        raise MrsslError(f"MRSSL.SOLVER.AMP_DTYPE {name!r}: 'auto', 'bfloat16' or 'float16'")
+    if not cfg.SOLVER.AMP.ENABLED or (name == "auto" and not _pays(device)):
         return nullcontext, None
     half = device.type == "cuda" and not (bfloat16 and torch.cuda.is_bf16_supported())
+    half = name == "float16" or (name == "auto" and half)
     dtype = torch.float16 if half else torch.bfloat16
 
     def context() -> AbstractContextManager[None]:

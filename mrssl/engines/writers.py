@@ -1,16 +1,22 @@
-"""Where the figures of a run go: ``metrics.json``, TensorBoard, and the terminal."""
+"""Where the figures of a run go: ``metrics.json``, TensorBoard, Weights & Biases, the terminal."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from fvcore.common.config import CfgNode
 from tqdm import tqdm
+
+from mrssl.errors import MrsslError, optional_import
+from mrssl.files import written_whole
 
 
 class MetricsFile:
@@ -28,17 +34,23 @@ class MetricsFile:
             kept = [
                 line for line in path.read_text().splitlines() if _before(line, start_iteration)
             ]
-            partial = path.with_name(path.name + ".part")
-            partial.write_text("".join(line + "\n" for line in kept))
-            partial.replace(path)
+            with written_whole(path) as temporary:
+                temporary.write_text("".join(line + "\n" for line in kept))
 
     def write(self, iteration: int, values: Mapping[str, float]) -> None:
-        """Append one line; a value that is no number is written as null."""
+        """Append one line; a value that is no number is written as null.
+
+        Raises:
+            MrsslError: the file cannot be written.
+        """
         row = {"iteration": iteration} | {
             name: value if math.isfinite(value) else None for name, value in sorted(values.items())
         }
-        with self.path.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        try:
+            with self.path.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+        except OSError as error:
+            raise MrsslError(f"{self.path}: cannot be written ({error.strerror})") from error
 
 
 def _before(line: str, iteration: int) -> bool:
@@ -68,6 +80,43 @@ class TensorBoard:
     def close(self) -> None:
         """Write what is pending."""
         self.writer.close()
+
+
+class WandB:
+    """Scalars and pictures to Weights & Biases: for those who ask for it and have it installed.
+
+    A resumed run goes on in the same record there.
+
+    Args:
+        cfg: ``MRSSL.WANDB_PROJECT`` and ``OUTPUT_DIR``; all of it is shown there.
+
+    Raises:
+        MissingDependencyError: wandb is not installed.
+    """
+
+    def __init__(self, cfg: CfgNode) -> None:
+        self.wandb: Any = optional_import("wandb", "pip install wandb")
+        folder = Path(cfg.OUTPUT_DIR).resolve()
+        self.run = self.wandb.init(
+            project=cfg.MRSSL.WANDB_PROJECT,
+            name=folder.name,
+            id=hashlib.sha1(str(folder).encode()).hexdigest()[:16],
+            resume="allow",
+            dir=str(folder),
+            config=json.loads(json.dumps(cfg)),
+        )
+
+    def write(self, iteration: int, values: Mapping[str, float]) -> None:
+        """Add scalars."""
+        self.run.log(dict(values), step=iteration)
+
+    def picture(self, iteration: int, name: str, image: np.ndarray) -> None:
+        """Add a picture, uint8 (H, W, 3)."""
+        self.run.log({name: self.wandb.Image(image)}, step=iteration)
+
+    def close(self) -> None:
+        """Send what is pending."""
+        self.run.finish()
 
 
 class Progress:

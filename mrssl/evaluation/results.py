@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ import numpy as np
 from tabulate import tabulate
 
 from mrssl.evaluation.evaluator import EvaluationError
+from mrssl.files import written_whole
 
 _PAIRS_A_ROW = 4
 
@@ -90,19 +89,11 @@ def write_results(results: Mapping[str, Any] | Sequence[Any], path: str | Path) 
         path: such as ``OUTPUT_DIR/inference/results.json``; folders are made.
 
     Raises:
-        EvaluationError: the file cannot be written.
+        MrsslError: the file cannot be written.
     """
-    path = Path(path)
     text = json.dumps(_plain(results), indent=2, allow_nan=False) + "\n"
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with written_whole(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise EvaluationError(f"{path}: cannot write results ({error.strerror})") from error
 
 
 def _format_task(task: str, metrics: Mapping[str, str]) -> str:

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from mrssl.checkpoint import CheckpointError, io, load_checkpoint, save_checkpoint
+from mrssl.files import replacing
 
 STATE = {"backbone.bottom_up.stem.conv1.weight": torch.arange(6.0).reshape(2, 3)}
 
@@ -74,7 +75,7 @@ def test_failed_write_leaves_the_old_file(tmp_path, monkeypatch, error):
 def test_interrupted_write_leaves_the_old_file(tmp_path):
     path = tmp_path / "report.txt"
     path.write_text("old")
-    with pytest.raises(KeyboardInterrupt), io.replacing(path) as file:
+    with pytest.raises(KeyboardInterrupt), replacing(path) as file:
         file.write(b"new")
         raise KeyboardInterrupt
     assert path.read_text() == "old" and os.listdir(tmp_path) == ["report.txt"]
@@ -89,11 +90,11 @@ def test_file_that_reads_back_differently_never_takes_the_name(tmp_path, monkeyp
 
 def test_verification_is_bitwise_and_takes_nan():
     nan = torch.tensor([float("nan"), -0.0])
-    assert io._same({"a": [nan, 1, float("nan")]}, {"a": (nan.clone(), 1, float("nan"))})
-    assert not io._same(nan, torch.tensor([float("nan"), 0.0]))  # equal, and not in every bit
-    assert not io._same(nan, nan.double())
-    assert not io._same({"a": 1}, {"a": 1, "b": 1})
-    assert not io._same(1, 1.0)
+    assert io.same_content({"a": [nan, 1, float("nan")]}, {"a": (nan.clone(), 1, float("nan"))})
+    assert not io.same_content(nan, torch.tensor([float("nan"), 0.0]))  # equal, not in every bit
+    assert not io.same_content(nan, nan.double())
+    assert not io.same_content({"a": 1}, {"a": 1, "b": 1})
+    assert not io.same_content(1, 1.0)
 
 
 def test_folder_in_the_way(tmp_path):

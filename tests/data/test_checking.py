@@ -113,7 +113,7 @@ def test_wrong_arguments_exit_2(tmp_path: Path) -> None:
 
 def test_unwritable_output_is_one_line(write_series: Callable, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(MrsslError, match=r"r\.json: can't be written"):
+    with pytest.raises(MrsslError, match=r"r\.json: cannot be written"):
         tool.main([str(write_series(voxels())), "--json", str(tmp_path / "file" / "r.json")])
 
 

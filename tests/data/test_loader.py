@@ -1,13 +1,23 @@
 from __future__ import annotations
 
+import os
 import pickle
+import signal
+import time
 from collections import Counter
 from itertools import islice
 from typing import Any
 
 import pytest
 
-from mrssl.data.loader import EvaluationSet, PositionSampler, SampleStream, build_loader
+from mrssl.data.loader import (
+    Batches,
+    EvaluationSet,
+    LoaderError,
+    PositionSampler,
+    SampleStream,
+    build_loader,
+)
 from mrssl.errors import MrsslError
 
 
@@ -71,3 +81,95 @@ def test_evaluation_sees_each_slice_once_in_order() -> None:
     seen = [sample["image_id"] for batch in loader for sample in batch]
     assert seen == list(range(5))
     assert Counter(seen).most_common(1)[0][1] == 1
+
+
+# -- what cannot be read --------------------------------------------------------------------------
+
+
+def partly(*unreadable: int) -> Any:
+    def read(record: dict[str, Any], epoch: int = 0, iteration: int = 0) -> dict[str, Any]:
+        if record["image_id"] in unreadable:
+            raise MrsslError(f"{record['image_id']}.nii: damaged")
+        return mapper(record, epoch, iteration)
+
+    return read
+
+
+def records(count: int = 10) -> list[dict[str, Any]]:
+    return [{"image_id": i, "file_name": f"{i}.nii", "slice_index": 0} for i in range(count)]
+
+
+def test_the_next_slice_takes_the_place_of_an_unreadable_one() -> None:
+    whole = SampleStream(records(), mapper, seed=0, batch_size=2)
+    order = [whole[p]["image_id"] for p in range(20)]
+    bad = order[4], order[5]
+    data = SampleStream(records(), partly(*bad), seed=0, batch_size=2, max_unreadable=0.2)
+    seen = [data[p] for p in range(10)]
+    assert [x["image_id"] for x in seen] == [*order[:4], order[6], order[6], *order[6:10]]
+    assert [len(x["skipped"]) for x in seen] == [0, 0, 0, 0, 2, 1, 0, 0, 0, 0]
+    assert seen[4]["skipped"][0] == (f"{bad[0]}.nii[0]", f"{bad[0]}.nii: damaged")
+    assert seen[4]["epoch"] == 0
+    # Of an epoch's last places, its first take the place.
+    data = SampleStream(records(), partly(order[9]), seed=0, batch_size=2, max_unreadable=0.2)
+    assert data[9]["image_id"] == order[0]
+    assert data[9]["epoch"] == 0
+
+
+def test_beyond_the_share_the_fault_itself_is_raised() -> None:
+    data = SampleStream(records(), partly(*range(10)), seed=0, batch_size=2)
+    with pytest.raises(MrsslError, match=r"nii: damaged"):
+        data[0]
+    data = SampleStream(records(), partly(*range(10)), seed=0, batch_size=2, max_unreadable=0.3)
+    with pytest.raises(MrsslError, match=r"nii: damaged"):
+        data[0]
+
+
+def stuck(record: dict[str, Any], epoch: int = 0, iteration: int = 0) -> dict[str, Any]:
+    if record["image_id"] == 3:
+        time.sleep(60)
+    return {**record, "pid": os.getpid()}
+
+
+def watch(read: Any, *, timeout: float = 0) -> Batches:
+    data = SampleStream(records(), read, seed=0, batch_size=1)
+    sampler = PositionSampler(1)
+    return Batches(
+        build_loader(data, batch_size=1, sampler=sampler, num_workers=1, timeout=timeout)
+    )
+
+
+def test_a_worker_that_hangs_is_named_with_its_slice() -> None:
+    batches, start = watch(stuck, timeout=2), time.monotonic()
+    with pytest.raises(LoaderError, match=r"timed out.*being read: 3\.nii\[0\]"), batches.watched():
+        for _ in range(11):
+            next(batches)
+    assert time.monotonic() - start < 45  # it is killed, not waited for
+
+
+def test_a_worker_that_dies_is_named_with_its_slice() -> None:
+    batches = watch(stuck)
+    with pytest.raises(LoaderError, match=r"worker.*being read: 3\.nii\[0\]"), batches.watched():
+        while True:
+            (sample,) = next(batches)
+            time.sleep(0.3)  # the worker reads ahead
+            if batches.loader.dataset.being_read() == ["3.nii[0]"]:
+                os.kill(sample["pid"], signal.SIGKILL)
+
+
+def test_workers_heed_no_signal_but_the_main_process() -> None:
+    """A cluster signals every process of a job; the main one needs its workers to end its step."""
+    batches = watch(lambda record, epoch=0, iteration=0: {**record, "pid": os.getpid()})
+    (sample,) = next(batches)
+    other = os.fork()
+    if other == 0:
+        os.kill(sample["pid"], signal.SIGTERM)
+        os.kill(sample["pid"], signal.SIGUSR1)
+        os._exit(0)
+    os.waitpid(other, 0)
+    with batches.watched():
+        for _ in range(6):
+            assert next(batches)[0]["pid"] == sample["pid"]
+    os.kill(sample["pid"], signal.SIGTERM)
+    with pytest.raises(LoaderError), batches.watched():
+        while True:
+            next(batches)

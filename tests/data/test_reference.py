@@ -11,7 +11,7 @@ import pydicom
 import pytest
 
 from mrssl.data import VolumeSource, find_volumes, read_volume
-from mrssl.data.dicom_series import scan_path
+from mrssl.data.dicom_scan import scan_path
 from mrssl.errors import MrsslError
 
 

@@ -35,7 +35,7 @@ def attempt(repository_root: Path, tmp_path: Path):
         text = str(caught.value)
         assert "\n" not in text
         assert not list(output.rglob("*.pth"))
-        assert not list(output.rglob("*.part"))
+        assert not list(output.rglob(".*"))
         return text
 
     return run

@@ -88,10 +88,10 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
 
 def test_an_unwritable_place_is_one_clear_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(MrsslError, match=r"results\.json: cannot write results"):
+    with pytest.raises(MrsslError, match=r"results\.json: cannot be written"):
         write_results(RESULTS, tmp_path / "file" / "results.json")
     (tmp_path / "folder").mkdir()
-    with pytest.raises(MrsslError, match="folder: cannot write results"):
+    with pytest.raises(MrsslError, match="folder: cannot be written"):
         write_results(RESULTS, tmp_path / "folder")
     assert sorted(file.name for file in tmp_path.iterdir()) == ["file", "folder"]
 

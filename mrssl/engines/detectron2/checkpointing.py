@@ -14,9 +14,9 @@ from mrssl.checkpoint import (
     LoadReport,
     load_checkpoint,
     load_for_transfer,
-    load_strict,
     save_checkpoint,
 )
+from mrssl.engines.averaging import UNAVERAGED, WeightAverage, load_saved_weights, weights_to_save
 from mrssl.engines.checkpoints import BEST, RunCheckpoints
 
 
@@ -37,6 +37,8 @@ class MRICheckpointer(DetectionCheckpointer):
         model: as for Detectron2's.
         save_dir: of the run.
         keep: how many periodic checkpoints are kept.
+        average: of the model's weights; then it is what is saved as the model, with the weights
+            that training goes on from beside it.
         describe: called at each save; further entries, such as the provenance under ``"mrssl"``.
         allow_pickle: read ``.pkl`` too. UNSAFE: a pickle can run any program while it is read.
         checkpointables: as for Detectron2's: objects whose state is saved and loaded too.
@@ -48,6 +50,7 @@ class MRICheckpointer(DetectionCheckpointer):
         save_dir: str = "",
         *,
         keep: int = 2,
+        average: WeightAverage | None = None,
         describe: Callable[[], Mapping[str, Any]] = dict,
         allow_pickle: bool = False,
         save_to_disk: bool | None = None,
@@ -55,6 +58,7 @@ class MRICheckpointer(DetectionCheckpointer):
     ) -> None:
         super().__init__(model, save_dir, save_to_disk=save_to_disk, **checkpointables)
         self.files = RunCheckpoints(Path(save_dir), keep=keep, needed=("trainer", "iteration"))
+        self.average = average
         self.describe = describe
         self.allow_pickle = allow_pickle
 
@@ -67,14 +71,13 @@ class MRICheckpointer(DetectionCheckpointer):
         """
         if not self.save_dir or not self.save_to_disk:
             return
-        content = {"model": self.model.state_dict(), **self.describe()}
+        content = {**weights_to_save(self.model, self.average), **self.describe()}
         content |= {key: item.state_dict() for key, item in self.checkpointables.items()}
         path = Path(self.save_dir) / f"{name}.pth"
         save_checkpoint(path, content | kwargs)
         self.logger.info("Saved checkpoint to %s", path)
         if path.name != BEST:
-            self.tag_last_checkpoint(path.name)
-            self.files.prune(path)
+            self.files.tag(path)
 
     def has_checkpoint(self) -> bool:
         """Whether there is anything in the run's folder to resume from."""
@@ -126,8 +129,9 @@ class MRICheckpointer(DetectionCheckpointer):
         return content
 
     def _load_model(self, checkpoint: dict[str, Any]) -> None:
-        load_strict(self.model, checkpoint, where=self._where)
-        del checkpoint["model"]
+        load_saved_weights(self.model, self.average, checkpoint, where=self._where)
+        for entry in ("model", UNAVERAGED):
+            checkpoint.pop(entry, None)
 
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """As Detectron2's, and the model must fit in every tensor.

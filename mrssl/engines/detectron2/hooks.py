@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from detectron2.engine import HookBase
-from detectron2.utils.events import EventStorage, EventWriter, get_event_storage
+from detectron2.utils.events import EventStorage
 from torch import nn
 
+from mrssl.engines.averaging import WeightAverage
+from mrssl.engines.clock import gpu_memory
 from mrssl.engines.distributed import gather_objects, get_rank, is_main_process
-from mrssl.engines.writers import MetricsFile
+from mrssl.engines.signals import StopSignals
+from mrssl.engines.update import seed_step
 from mrssl.evaluation import is_better
 
 _LOG = logging.getLogger(__name__)
+
+
+def _bare(model: nn.Module) -> nn.Module:
+    """The model inside a parallel wrapper."""
+    return getattr(model, "module", model)
 
 
 class EarlyStop(BaseException):
@@ -29,9 +37,9 @@ class EarlyStop(BaseException):
 
 
 class SeededSteps(HookBase):
-    """Seed torch's global generator before each iteration from (seed, iteration, rank).
+    """Seed the global generators before each iteration from (seed, iteration, rank).
 
-    Detectron2 samples anchors and proposals from it. So a resumed run samples what an
+    Detectron2 samples anchors and proposals from torch's. So a resumed run samples what an
     uninterrupted one does, without a generator's state in the checkpoint.
 
     Args:
@@ -43,8 +51,26 @@ class SeededSteps(HookBase):
 
     def before_step(self) -> None:
         """See ``HookBase``."""
-        words = [self._seed, self.trainer.iter, get_rank()]
-        torch.manual_seed(int(np.random.SeedSequence(words).generate_state(1)[0]))
+        seed_step(self._seed, self.trainer.iter, get_rank())
+
+
+class AverageWeights(HookBase):
+    """Update a moving average of the weights after each iteration.
+
+    It stands before the hooks that evaluate or save the average, which is
+    ``average.module``; :class:`~mrssl.engines.detectron2.checkpointing.MRICheckpointer` saves it.
+
+    Args:
+        average: of the trainer's model, or None to do nothing.
+    """
+
+    def __init__(self, average: WeightAverage | None) -> None:
+        self._average = average
+
+    def after_step(self) -> None:
+        """See ``HookBase``."""
+        if self._average is not None:
+            self._average.update_parameters(_bare(self.trainer.model))  # type: ignore[attr-defined]
 
 
 class FreezeTransferred(HookBase):
@@ -135,11 +161,19 @@ class ValidationLoss(HookBase):
     Args:
         period: iterations; 0 = only at the end.
         batches: called each time; an iterable of batches with targets, of this process.
+        model: an average of the trainer's model, say; None = the trainer's.
     """
 
-    def __init__(self, period: int, batches: Callable[[], Iterable[list[dict[str, Any]]]]) -> None:
+    def __init__(
+        self,
+        period: int,
+        batches: Callable[[], Iterable[list[dict[str, Any]]]],
+        *,
+        model: nn.Module | None = None,
+    ) -> None:
         self._period = period
         self._batches = batches
+        self._model = model
 
     def after_step(self) -> None:
         """See ``HookBase``."""
@@ -150,8 +184,7 @@ class ValidationLoss(HookBase):
     @torch.no_grad()
     def measure(self) -> dict[str, float]:
         """Means over the slices of all processes; ``validation/total_loss`` is their sum."""
-        model: nn.Module = self.trainer.model  # type: ignore[attr-defined]
-        model = getattr(model, "module", model)
+        model = self._model if self._model is not None else _bare(self.trainer.model)  # type: ignore[attr-defined]
         norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
         modes = [norm.training for norm in norms]
         sums: dict[str, float] = defaultdict(float)
@@ -183,14 +216,25 @@ class Pictures(HookBase):
         period: iterations; 0 = only at the end.
         draw: called with the bare model in evaluation mode; gives uint8 (H, W, 3).
         name: under which it appears.
+        model: an average of the trainer's model, say; None = the trainer's.
+
+    Attributes:
+        latest: the last picture.
     """
 
     def __init__(
-        self, period: int, draw: Callable[[nn.Module], np.ndarray], *, name: str = "samples"
+        self,
+        period: int,
+        draw: Callable[[nn.Module], np.ndarray],
+        *,
+        name: str = "samples",
+        model: nn.Module | None = None,
     ) -> None:
         self._period = period
         self._draw = draw
         self._name = name
+        self._model = model
+        self.latest: np.ndarray | None = None
 
     def after_step(self) -> None:
         """See ``HookBase``."""
@@ -198,51 +242,89 @@ class Pictures(HookBase):
         due = done == self.trainer.max_iter or (self._period and done % self._period == 0)
         if not due or not is_main_process():
             return
-        model: nn.Module = self.trainer.model  # type: ignore[attr-defined]
-        model = getattr(model, "module", model)
+        model = self._model if self._model is not None else _bare(self.trainer.model)  # type: ignore[attr-defined]
         training = model.training
         model.eval()
         with torch.no_grad():
-            picture = self._draw(model)
+            self.latest = self._draw(model)
         model.train(training)
-        self.trainer.storage.put_image(self._name, picture.transpose(2, 0, 1))
+        self.trainer.storage.put_image(self._name, self.latest.transpose(2, 0, 1))
 
 
-class MetricsWriter(EventWriter):
-    """``metrics.json`` as Detectron2's ``JSONWriter`` has it, fit for a resume.
+class Throughput(HookBase):
+    """``images_per_second``, ``data_share``, ``overhead_share``, ``gpu_memory_mib`` as metrics.
 
-    Lines that an interrupted run wrote after its last checkpoint are dropped, and what is no number
-    is null, where Detectron2 writes NaN, which is no JSON.
+    It stands first, so that all other hooks count as overhead, the share of the time that is
+    neither spent waiting for data nor in the step.
 
     Args:
-        path: the file.
-        start_iteration: first iteration of this run.
-        window: iterations over which losses are smoothed by their median.
+        images: of an iteration, over all processes.
     """
 
-    def __init__(self, path: Path, *, start_iteration: int = 0, window: int = 20) -> None:
-        self._file = MetricsFile(path, start_iteration=start_iteration)
-        self._window = window
-        self._last = start_iteration - 1
+    def __init__(self, images: int) -> None:
+        self._images = images
+        self._last: float | None = None
+        self._before = 0.0
+        self._working = 0.0
 
-    def write(self) -> None:
-        """Append what is new in the storage, a line an iteration."""
-        rows: dict[int, dict[str, float]] = defaultdict(dict)
-        latest = get_event_storage().latest_with_smoothing_hint(self._window)
-        for name, (value, iteration) in latest.items():
-            if iteration > self._last:
-                rows[iteration][name] = float(value)
-        for iteration in sorted(rows):
-            self._file.write(iteration, rows[iteration])
-        self._last = max([self._last, *rows])
+    def before_step(self) -> None:
+        """See ``HookBase``."""
+        now = time.perf_counter()
+        if self._last is not None:
+            self._report(max(now - self._last, 1e-9))
+        self._last = self._before = now
+
+    def after_step(self) -> None:
+        """See ``HookBase``."""
+        self._working = time.perf_counter() - self._before
+
+    def _report(self, seconds: float) -> None:
+        """Figures of the iteration that has ended, with all that followed it."""
+        waited = self.trainer.storage.latest().get("data_time", (0.0, 0))[0]
+        self.trainer.storage.put_scalars(
+            images_per_second=self._images / seconds,
+            data_share=waited / seconds,
+            overhead_share=1 - self._working / seconds,
+            **gpu_memory(),
+        )
+
+
+class StopOnSignal(HookBase):
+    """On SIGTERM or SIGUSR1 to any process, save after the iteration, and leave.
+
+    It stands after the hooks that evaluate and save, and is the last that may. The signals are
+    noted while ``signals`` is entered, around ``train()``; see
+    :class:`~mrssl.engines.signals.StopSignals`.
+
+    Args:
+        signals: to ask.
+        save: called without arguments, on all processes; returns once the files are written.
+
+    Raises:
+        Interrupted: from the training loop, once the state is saved.
+    """
+
+    def __init__(self, signals: StopSignals, save: Callable[[], None]) -> None:
+        self._signals = signals
+        self._save = save
+
+    def after_step(self) -> None:
+        """See ``HookBase``."""
+        if self._signals.arrived():
+            self._save()
+            raise self._signals.interrupted(
+                f"iteration {self.trainer.iter + 1} of {self.trainer.max_iter}"
+            )
 
 
 __all__ = [
+    "AverageWeights",
     "BestCheckpointer",
     "EarlyStop",
     "FreezeTransferred",
-    "MetricsWriter",
     "Pictures",
     "SeededSteps",
+    "StopOnSignal",
+    "Throughput",
     "ValidationLoss",
 ]

@@ -5,12 +5,10 @@ from __future__ import annotations
 from argparse import Namespace
 from pathlib import Path
 
-import torch
 from detectron2.engine import default_setup
-from detectron2.engine import launch as detectron2_launch
 from detectron2.modeling import build_model
+from detectron2.utils.comm import create_local_process_group
 from fvcore.common.config import CfgNode
-from torch.multiprocessing import ProcessRaisedException
 
 from mrssl.checkpoint import Provenance, input_differences, load_checkpoint, load_strict
 from mrssl.config import (
@@ -24,13 +22,15 @@ from mrssl.engines.detectron2.catalog import load_registered
 from mrssl.engines.detectron2.config import get_cfg, with_device
 from mrssl.engines.detectron2.trainer import MRITrainer, score
 from mrssl.engines.distributed import is_main_process
+from mrssl.engines.launching import Processes, launch_processes
 from mrssl.engines.output import prepare_output
-from mrssl.errors import MrsslError
 from mrssl.evaluation import Results, print_table, write_results
 
 
 def launch(args: Namespace) -> None:
-    """Run ``args.num_gpus`` processes on this machine: on its GPUs, or on the CPU without CUDA.
+    """Run ``args.num_gpus`` processes on each of ``args.num_machines``, or this one of torchrun's.
+
+    They are on the machines' GPUs, or on the CPU without CUDA.
 
     Args:
         args: of ``tools/train_net.py``.
@@ -44,28 +44,14 @@ def launch(args: Namespace) -> None:
             f"MODEL.META_ARCHITECTURE {WHOLE_SLICE_RESTORATION!r} is the torchvision engine's: "
             "give --engine torchvision"
         )
-    count = torch.cuda.device_count()
-    if cfg.MODEL.DEVICE.startswith("cuda") and args.num_gpus > count:
-        raise MrsslError(f"--num-gpus {args.num_gpus}: this machine has {count}")
-    if args.num_machines > 1 and not args.dist_url.startswith("tcp://"):
-        raise MrsslError("--dist-url tcp://HOST:PORT is needed with several machines")
-    try:
-        detectron2_launch(
-            main,
-            args.num_gpus,
-            num_machines=args.num_machines,
-            machine_rank=args.machine_rank,
-            dist_url=args.dist_url,
-            args=(cfg, args),
-        )
-    except ProcessRaisedException as error:
-        raise _first_fault(error) from error
-
-
-def _first_fault(error: ProcessRaisedException) -> Exception:
-    """The error of a process that was told the user in words, out of its traceback."""
-    kind, _, text = str(error).strip().splitlines()[-1].partition(": ")
-    return MrsslError(text) if kind.startswith("mrssl.") and text else error
+    processes = Processes(
+        per_machine=args.num_gpus,
+        machines=args.num_machines,
+        machine_rank=args.machine_rank,
+        url=args.dist_url,
+        cuda=cfg.MODEL.DEVICE.startswith("cuda"),
+    )
+    launch_processes(main, processes, (cfg, args), setup=create_local_process_group)
 
 
 def main(cfg: CfgNode, args: Namespace) -> Results:

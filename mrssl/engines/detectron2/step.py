@@ -1,95 +1,77 @@
-"""One training iteration: Detectron2's, with mixed precision on any device and clear faults."""
+"""One training iteration of Detectron2's loop by the update that both engines share."""
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from detectron2.engine import SimpleTrainer
+from detectron2.utils.events import get_event_storage
 from fvcore.common.config import CfgNode
-from torch import Tensor, nn
+from torch import nn
 
-from mrssl.engines.solver import clip_gradients, mixed_precision
-from mrssl.errors import MrsslError
+from mrssl.data.loader import Batches
+from mrssl.engines.faults import SkippedSlices
+from mrssl.engines.update import Update
 
 
 class MRITrainerStep(SimpleTrainer):
-    """What ``SimpleTrainer`` and ``AMPTrainer`` do, through ``torch.amp``.
+    """What ``SimpleTrainer`` and ``AMPTrainer`` do, by :class:`~mrssl.engines.update.Update`.
 
-    Besides: gradients are unscaled before they are clipped, a loss that is not finite is named
-    together with the slices of the batch, and mixed precision runs on a CPU too.
+    Besides: gradients may be accumulated and are unscaled before they are clipped, a loss that is
+    not finite is named together with the slices of the batch, mixed precision runs on a CPU too,
+    and a loader's worker that dies or hangs is reported with what it was reading.
 
     Args:
-        cfg: ``SOLVER.AMP`` and ``SOLVER.CLIP_GRADIENTS``.
+        cfg: see :class:`~mrssl.engines.update.Update`.
         model: gives losses by name.
         data_loader: of batches.
         optimizer: of the model's parameters.
+        skipped: counts the slices that could not be read.
     """
 
     def __init__(
         self,
         cfg: CfgNode,
         model: nn.Module,
-        data_loader: Iterable[list[dict[str, Any]]],
+        data_loader: Batches,
         optimizer: torch.optim.Optimizer,
+        skipped: SkippedSlices,
     ) -> None:
         super().__init__(model, data_loader, optimizer)
-        self.cfg = cfg
+        self.skipped = skipped
         # Detectron2 hands boxes to ROIAlign in the precision of the features.
-        self.autocast, self.scaler = mixed_precision(
-            cfg, torch.device(cfg.MODEL.DEVICE), bfloat16=False
-        )
+        self.update = Update(cfg, model, optimizer, bfloat16=False)
 
     def run_step(self) -> None:
         """One iteration of the optimiser.
 
         Raises:
-            MrsslError: a loss is not finite.
+            MrsslError: a loss is not finite, or data cannot be read.
         """
-        start = time.perf_counter()
-        batch = next(self._data_loader_iter)
-        data_time = time.perf_counter() - start
-        self.optimizer.zero_grad(set_to_none=True)
-        with self.autocast():
-            losses: dict[str, Tensor] = self.model(batch)
-        total = torch.stack([loss.float() for loss in losses.values()]).sum()
-        self._check_finite(losses, batch)
-        if self.scaler is None:
-            total.backward()
-        else:
-            self.scaler.scale(total).backward()
-            self.scaler.unscale_(self.optimizer)
-        self.after_backward()
-        clip_gradients(self.cfg, [p for p in self.model.parameters() if p.grad is not None])
-        self._write_metrics(losses, data_time)
-        if self.scaler is None:
-            self.optimizer.step()
-        else:
-            self.scaler.step(self.optimizer)
-            self.scaler.update()
-
-    def _check_finite(self, losses: Mapping[str, Tensor], batch: list[dict[str, Any]]) -> None:
-        values = {name: float(loss.detach()) for name, loss in losses.items()}
-        bad = [name for name, value in values.items() if not math.isfinite(value)]
-        if bad:
-            slices = ", ".join(f"{x['file_name']}[{x['slice_index']}]" for x in batch)
-            raise MrsslError(f"iteration {self.iter}: {', '.join(bad)} is not finite on {slices}")
+        with self.data_loader.watched():
+            start = time.perf_counter()
+            batch = next(self._data_loader_iter)
+            data_time = time.perf_counter() - start
+            self.skipped.note(batch)
+            self.update.optimizer = self.optimizer  # rebuilt once weights are loaded
+            losses, figures = self.update(batch, self.iter, after_backward=self.after_backward)
+            if self.skipped.reasons:
+                figures["skipped_slices"] = float(len(self.skipped.reasons))
+            self._write_metrics(
+                {name: torch.tensor(loss) for name, loss in losses.items()}, data_time
+            )
+            get_event_storage().put_scalars(**figures)
 
     def state_dict(self) -> dict[str, Any]:
-        """Detectron2's, and the scaler's under ``grad_scaler``."""
-        state = super().state_dict()
-        if self.scaler is not None:
-            state["grad_scaler"] = self.scaler.state_dict()
-        return state
+        """Detectron2's, and the update's."""
+        return super().state_dict() | {"update": self.update.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """The inverse of :meth:`state_dict`."""
         super().load_state_dict(state_dict)
-        if self.scaler is not None and "grad_scaler" in state_dict:
-            self.scaler.load_state_dict(state_dict["grad_scaler"])
+        self.update.load_state_dict(state_dict.get("update", {}))
 
 
 __all__ = ["MRITrainerStep"]

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from detectron2.data import build_detection_test_loader, build_detection_train_loader
+from detectron2.data import build_detection_test_loader
 from detectron2.engine import DefaultTrainer, HookBase, TrainerBase, create_ddp_model, hooks
 from detectron2.evaluation import inference_on_dataset
 from detectron2.modeling import build_model
@@ -19,37 +19,45 @@ from detectron2.utils.env import seed_all_rng
 from detectron2.utils.events import CommonMetricPrinter, EventWriter, TensorboardXWriter
 from fvcore.common.config import CfgNode
 from torch import nn
-from torch.utils.data import DataLoader
 
 from mrssl.checkpoint import Provenance, input_differences
 from mrssl.config import is_pretraining
-from mrssl.data.loader import PositionSampler, SampleStream
-from mrssl.engines.checkpoints import FINAL
+from mrssl.data.loader import Batches
+from mrssl.engines.averaging import build_average
+from mrssl.engines.checkpoints import FINAL, check_room, periodic_name
 from mrssl.engines.datasets import RunData
 from mrssl.engines.detectron2.catalog import load_registered
 from mrssl.engines.detectron2.checkpointing import MRICheckpointer
 from mrssl.engines.detectron2.config import with_device
 from mrssl.engines.detectron2.dataset_mapper import MRIDatasetMapper, to_input
 from mrssl.engines.detectron2.evaluation import SliceDatasetEvaluator, to_prediction
+from mrssl.engines.detectron2.event_writers import MetricsWriter, WandBWriter
 from mrssl.engines.detectron2.hooks import (
+    AverageWeights,
     BestCheckpointer,
     EarlyStop,
     FreezeTransferred,
-    MetricsWriter,
     Pictures,
     SeededSteps,
+    StopOnSignal,
+    Throughput,
     ValidationLoss,
 )
 from mrssl.engines.detectron2.step import MRITrainerStep
 from mrssl.engines.distributed import (
+    barrier,
     get_rank,
     get_world_size,
     is_main_process,
     share_buffers,
 )
+from mrssl.engines.faults import SkippedSlices
 from mrssl.engines.output import write_subjects
 from mrssl.engines.pictures import restoration_grid
+from mrssl.engines.signals import StopSignals
 from mrssl.engines.solver import build_optimizer, build_schedule
+from mrssl.engines.summary import write_summary
+from mrssl.engines.update import accelerate
 from mrssl.errors import MrsslError
 from mrssl.evaluation import Results
 
@@ -89,17 +97,22 @@ class MRITrainer(DefaultTrainer):
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.transferred: list[str] = []
         self.bare_model: nn.Module = build_model(cfg)
+        self.average = build_average(cfg, self.bare_model)
+        accelerate(cfg, self.bare_model)
+        self.skipped = SkippedSlices(len(self.data.train), cfg.MRSSL.DATA.MAX_UNREADABLE)
+        self.signals = StopSignals()
         parallel = {} if cfg.MODEL.DEVICE.startswith("cuda") else {"device_ids": None}
         model = create_ddp_model(
             self.bare_model, broadcast_buffers=False, find_unused_parameters=True, **parallel
         )
         optimizer = build_optimizer(cfg, self.bare_model)
-        self._trainer = MRITrainerStep(cfg, model, self._train_loader(0), optimizer)
+        self._trainer = MRITrainerStep(cfg, model, self._train_loader(0), optimizer, self.skipped)
         self.scheduler = LRMultiplier(optimizer, build_schedule(cfg), self.max_iter)
         self.checkpointer = MRICheckpointer(
             self.bare_model,
             cfg.OUTPUT_DIR,
             keep=cfg.MRSSL.SOLVER.KEEP_CHECKPOINTS,
+            average=self.average,
             describe=self._describe,
             trainer=self,
         )
@@ -121,6 +134,9 @@ class MRITrainer(DefaultTrainer):
             self.checkpointer.resume()
             self.start_iter = self.iter + 1
             self._trainer.reset_data_loader(lambda: self._train_loader(self.start_iter))
+            # The final checkpoint was saved before the last evaluation, the best one after it.
+            best = self.checkpointer.files.best_of(self.iter)
+            self._load_best((best or {}).get("trainer", {}).get("hooks", {}))
             _LOG.info("resumed from %s at iteration %d", newest[0], self.start_iter)
         elif self.cfg.MODEL.WEIGHTS:
             report, content = self.checkpointer.transfer(
@@ -132,6 +148,12 @@ class MRITrainer(DefaultTrainer):
             for line in input_differences(provenance, self.cfg):
                 _LOG.warning(line)
             self._start_from(report.loaded)
+
+    def _load_best(self, hooks_state: dict[str, Any]) -> None:
+        state = hooks_state.get(BestCheckpointer.__qualname__)
+        for hook in self._hooks:
+            if state and isinstance(hook, BestCheckpointer):
+                hook.load_state_dict(state)
 
     def _start_from(self, transferred: tuple[str, ...] | list[str]) -> None:
         """Build the optimiser anew for parameters of which some were pretrained."""
@@ -146,30 +168,25 @@ class MRITrainer(DefaultTrainer):
             task="pretrain" if is_pretraining(self.cfg) else "finetune",
             class_names=self.data.class_names,
             type_names=self.data.type_names,
+            intensities=self.data.train_intensities,
             iteration=min(self.iter + 1, self.max_iter),  # after the last, iter is max_iter
         )
         return {"mrssl": provenance.to_dict(), "transferred": self.transferred}
 
+    @property
+    def deployed(self) -> nn.Module:
+        """What is evaluated and exported: the averaged model where there is one."""
+        return self.bare_model if self.average is None else self.average.module
+
     # -- data -------------------------------------------------------------------------------------
 
-    def _train_loader(self, start_iteration: int) -> DataLoader[Any]:
+    def _train_loader(self, start_iteration: int) -> Batches:
         """Endless batches of this process, from ``start_iteration`` on."""
-        size = self.cfg.SOLVER.IMS_PER_BATCH
-        mapper = MRIDatasetMapper(self.data.train_mapper, is_train=True)
-        return build_detection_train_loader(
-            SampleStream(self.data.train, mapper, seed=self.seed, batch_size=size),
-            mapper=None,
-            sampler=PositionSampler(
-                size,
-                start_iteration=start_iteration,
-                rank=get_rank(),
-                world_size=get_world_size(),
-            ),
-            total_batch_size=size,
-            aspect_ratio_grouping=False,
-            num_workers=self.cfg.DATALOADER.NUM_WORKERS,
-            # Else starting it draws from the generator of the anchors, and resuming shifts that.
-            seed=self.seed,
+        return self.data.train_loader(
+            start_iteration=start_iteration,
+            rank=get_rank(),
+            world_size=get_world_size(),
+            collate=_to_inputs,
         )
 
     def _validation_batches(self) -> Iterator[list[dict[str, Any]]]:
@@ -197,14 +214,20 @@ class MRITrainer(DefaultTrainer):
         """
         cfg = self.cfg
         period = cfg.TEST.EVAL_PERIOD
-        found: list[HookBase] = [hooks.IterationTimer(), SeededSteps(self.seed)]
-        found.append(hooks.LRScheduler())
-        found.append(Pictures(cfg.MRSSL.PICTURE_PERIOD or period, self._draw))
+        found: list[HookBase] = [
+            Throughput(cfg.SOLVER.IMS_PER_BATCH),
+            hooks.IterationTimer(),
+            SeededSteps(self.seed),
+        ]
+        found += [hooks.LRScheduler(), AverageWeights(self.average)]
+        period_of_pictures = cfg.MRSSL.PICTURE_PERIOD or period
+        self.pictures = Pictures(period_of_pictures, self._draw, model=self.deployed)
+        found.append(self.pictures)
         if self.data.test:
             metric = cfg.MRSSL.SOLVER.BEST_METRIC or self.data.default_metric
             found += [
                 hooks.EvalHook(period, self.evaluate),
-                ValidationLoss(period, self._validation_batches),
+                ValidationLoss(period, self._validation_batches, model=self.deployed),
                 BestCheckpointer(
                     metric, self.checkpointer.save, patience=cfg.MRSSL.SOLVER.PATIENCE
                 ),
@@ -214,15 +237,23 @@ class MRITrainer(DefaultTrainer):
                 self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD
             )
             found.append(checkpoints)
+        found.append(StopOnSignal(self.signals, self._save_interrupted))
         return found
+
+    def _save_interrupted(self) -> None:
+        self.checkpointer.save(Path(periodic_name(self.iter)).stem, iteration=self.iter)
+        barrier()
 
     def build_writers(self) -> list[EventWriter]:
         """The terminal, ``metrics.json`` and TensorBoard, from this run's first iteration on."""
-        return [
+        writers: list[EventWriter] = [
             CommonMetricPrinter(self.max_iter),
             MetricsWriter(self.folder / "metrics.json", start_iteration=self.start_iter),
-            TensorboardXWriter(str(self.folder), purge_step=self.start_iter or None),
         ]
+        if self.cfg.MRSSL.WANDB_PROJECT:
+            writers.append(WandBWriter(self.cfg))
+        board = TensorboardXWriter(str(self.folder), purge_step=self.start_iter or None)
+        return [*writers, board]
 
     def train(self) -> Results:
         """Train up to ``SOLVER.MAX_ITER``.
@@ -234,6 +265,9 @@ class MRITrainer(DefaultTrainer):
         if self.start_iter >= self.max_iter:
             _LOG.info("nothing to do: %d iterations are done", self.start_iter)
             return self.evaluate()
+        if is_main_process():
+            averaged = self.average is not None
+            check_room(self.folder, self.bare_model, self.optimizer, averaged=averaged)
         freeze = self.cfg.MRSSL.TRANSFER.FREEZE_ITERS
         self.register_hooks([FreezeTransferred(self.bare_model, self.transferred, freeze)])
         if is_main_process():
@@ -242,18 +276,29 @@ class MRITrainer(DefaultTrainer):
         loop = logging.getLogger("detectron2.engine.train_loop")
         loop.addFilter(_is_no_message)
         try:
-            TrainerBase.train(self, self.start_iter, self.max_iter)
+            with self.signals:
+                TrainerBase.train(self, self.start_iter, self.max_iter)
         except EarlyStop:
             self.checkpointer.save(Path(FINAL).stem, iteration=self.iter)
         finally:
             loop.removeFilter(_is_no_message)
+        skipped = self.skipped.lines()
+        for line in skipped:
+            _LOG.warning(line)
+        write_summary(
+            self.cfg,
+            self._last_eval_results,
+            engine="detectron2",
+            picture=self.pictures.latest,
+            notes=skipped,
+        )
         return self._last_eval_results
 
     def evaluate(self) -> Results:
         """Score the model on ``DATASETS.TEST``; ``{}`` without one, and but on the main process."""
         if not self.data.test:
             return {}
-        self._last_eval_results = score(self.bare_model, self.data)
+        self._last_eval_results = score(self.deployed, self.data)
         return self._last_eval_results
 
     @classmethod
@@ -276,6 +321,10 @@ class MRITrainer(DefaultTrainer):
             to_prediction(x, y["instances"]) for x, y in zip(inputs, model(inputs), strict=True)
         ]
         return restoration_grid(samples, outputs)
+
+
+def _to_inputs(samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [to_input(sample, is_train=True) for sample in samples]
 
 
 def _is_no_message(record: logging.LogRecord) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from mrssl.data.loader import STREAM_KEYS
 from mrssl.data.mapper import METADATA
 from mrssl.engines.samples import ground_truth, restoration_targets
 
@@ -15,11 +16,11 @@ def to_input(sample: dict[str, Any]) -> dict[str, Any]:
     """A sample of the core's mapper as an input of :class:`~.model.MaskRCNN`.
 
     Returns:
-        ``image`` float32 tensor (3, H, W) in [0, 255], ``seed``, the metadata, and ``targets``
-        where the sample has any: ``boxes``, ``labels`` (from 1 up), ``masks`` and, while
-        pretraining, ``types`` and ``restoration``.
+        ``image`` float32 tensor (3, H, W) in [0, 255], ``seed``, the metadata, what the stream
+        adds, and ``targets`` where the sample has any: ``boxes``, ``labels`` (from 1 up),
+        ``masks`` and, while pretraining, ``types`` and ``restoration``.
     """
-    out = {key: sample[key] for key in (*METADATA, "seed") if key in sample}
+    out = {key: sample[key] for key in (*METADATA, "seed", *STREAM_KEYS) if key in sample}
     out["image"] = torch.from_numpy(np.ascontiguousarray(sample["image"]))
     if "boxes" in sample:
         masks = torch.from_numpy(np.ascontiguousarray(sample["masks"]))

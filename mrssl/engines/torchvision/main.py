@@ -7,7 +7,6 @@ from argparse import Namespace
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 from fvcore.common.config import CfgNode
 
 from mrssl.checkpoint import Provenance, input_differences, load_checkpoint, load_strict
@@ -25,26 +24,18 @@ from mrssl.evaluation import Results, print_table, write_results
 def main(cfg: CfgNode, args: Namespace) -> Results:
     """Train, or evaluate only, as ``args`` (of ``tools/train_net.py``) ask.
 
-    Under ``torchrun`` every process comes here; they find each other by its environment.
+    Every process of a run comes here, and knows the others already.
 
     Returns:
         The last evaluation's results; ``{}`` on all but the main process.
     """
-    distributed = int(os.environ.get("WORLD_SIZE", "1")) > 1
     cfg = _with_device(cfg)
-    if distributed:
-        cuda = cfg.MODEL.DEVICE.startswith("cuda")
-        dist.init_process_group("nccl" if cuda else "gloo")
-    try:
-        prepare_output(cfg, resume=args.resume or args.eval_only)
-        results = evaluate_only(cfg) if args.eval_only else Trainer(cfg, resume=args.resume).train()
-        if results and is_main_process():
-            print_table(results)
-            write_results(results, Path(cfg.OUTPUT_DIR) / "inference" / "results.json")
-        return results
-    finally:
-        if distributed:
-            dist.destroy_process_group()
+    prepare_output(cfg, resume=args.resume or args.eval_only)
+    results = evaluate_only(cfg) if args.eval_only else Trainer(cfg, resume=args.resume).train()
+    if results and is_main_process():
+        print_table(results)
+        write_results(results, Path(cfg.OUTPUT_DIR) / "inference" / "results.json")
+    return results
 
 
 def evaluate_only(cfg: CfgNode) -> Results:
@@ -68,16 +59,14 @@ def evaluate_only(cfg: CfgNode) -> Results:
 
 
 def _with_device(cfg: CfgNode) -> CfgNode:
-    """The device that this process has: its own GPU under ``torchrun``, the CPU without CUDA."""
+    """The device that this process has: its own GPU of several, the CPU without CUDA."""
     if not cfg.MODEL.DEVICE.startswith("cuda"):
         return cfg
     cfg = cfg.clone()
     cfg.defrost()
     if torch.cuda.is_available():
-        local = int(os.environ.get("LOCAL_RANK", "0"))
         if "LOCAL_RANK" in os.environ:
-            cfg.MODEL.DEVICE = f"cuda:{local}"
-            torch.cuda.set_device(local)
+            cfg.MODEL.DEVICE = f"cuda:{os.environ['LOCAL_RANK']}"
     else:
         cfg.MODEL.DEVICE = "cpu"
     cfg.freeze()

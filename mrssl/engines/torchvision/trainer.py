@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
 import torch
 from fvcore.common.config import CfgNode
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from mrssl.checkpoint import (
@@ -17,11 +16,12 @@ from mrssl.checkpoint import (
     input_differences,
     load_checkpoint,
     load_for_transfer,
-    load_strict,
     to_detectron2,
 )
 from mrssl.config import is_pretraining
-from mrssl.engines.checkpoints import RunCheckpoints
+from mrssl.engines.averaging import build_average, load_saved_weights, weights_to_save
+from mrssl.engines.checkpoints import RunCheckpoints, check_room
+from mrssl.engines.clock import StepClock
 from mrssl.engines.datasets import RunData
 from mrssl.engines.distributed import (
     barrier,
@@ -30,20 +30,17 @@ from mrssl.engines.distributed import (
     get_world_size,
     is_main_process,
 )
+from mrssl.engines.faults import SkippedSlices
 from mrssl.engines.output import write_subjects
 from mrssl.engines.pictures import restoration_grid
-from mrssl.engines.solver import (
-    IterationLR,
-    build_optimizer,
-    build_schedule,
-    clip_gradients,
-    mixed_precision,
-)
+from mrssl.engines.signals import StopSignals
+from mrssl.engines.solver import IterationLR, build_optimizer, build_schedule
+from mrssl.engines.summary import write_summary
 from mrssl.engines.torchvision.batches import collate, collate_with_truth, to_prediction
 from mrssl.engines.torchvision.evaluation import evaluate
 from mrssl.engines.torchvision.model import build_model
-from mrssl.engines.writers import MetricsFile, Progress, TensorBoard
-from mrssl.errors import MrsslError
+from mrssl.engines.torchvision.run_log import RunLog
+from mrssl.engines.update import Update, accelerate, seed_step
 from mrssl.evaluation import Results, get_metric, is_better
 
 
@@ -53,10 +50,12 @@ class Trainer:
     Args:
         cfg: the configuration; ``OUTPUT_DIR`` exists and can be written.
         resume: go on from the newest valid checkpoint in ``OUTPUT_DIR``, if there is one.
+
+    Raises:
+        MrsslError: data, weights or keys that cannot be used, or no room for checkpoints.
     """
 
     def __init__(self, cfg: CfgNode, *, resume: bool = False) -> None:
-        self.cfg = cfg
         self.folder = Path(cfg.OUTPUT_DIR)
         self.seed = max(cfg.SEED, 0)
         torch.manual_seed(self.seed)
@@ -64,8 +63,11 @@ class Trainer:
         self.data = RunData(cfg, seed=self.seed)
         self.cfg = cfg = self.data.with_classes(cfg)
         self.model = build_model(cfg, len(self.data.type_names)).to(self.device)
+        self.average = build_average(cfg, self.model)
         self.checkpoints = RunCheckpoints(self.folder, keep=cfg.MRSSL.SOLVER.KEEP_CHECKPOINTS)
-        self.iteration = 0
+        self.skipped = SkippedSlices(len(self.data.train), cfg.MRSSL.DATA.MAX_UNREADABLE)
+        self.clock = StepClock()
+        self.iteration = self.start_iteration = 0
         self.best: float | None = None
         self.evaluations_since_best = 0
         self.notes: list[str] = []
@@ -78,15 +80,20 @@ class Trainer:
         self.transferred = sorted(transferred)
         self.optimizer = build_optimizer(cfg, self.model, transferred)
         self.scheduler = IterationLR(self.optimizer, build_schedule(cfg), cfg.SOLVER.MAX_ITER)
-        self.autocast, self.scaler = mixed_precision(cfg, self.device)
-        if found:
-            self._restore(*found)
+        accelerate(cfg, self.model)
         self.wrapped: nn.Module = self.model
         if get_world_size() > 1:
             ids = [self.device.index] if self.device.type == "cuda" else None
             self.wrapped = DistributedDataParallel(
                 self.model, device_ids=ids, find_unused_parameters=True
             )
+        self.update = Update(cfg, self.wrapped, self.optimizer)
+        if found:
+            self._restore(*found)
+        if is_main_process():
+            check_room(self.folder, self.model, self.optimizer, averaged=self.average is not None)
+
+    # -- state ------------------------------------------------------------------------------------
 
     def _initial_weights(self) -> LoadReport | None:
         """Load ``MODEL.WEIGHTS`` within ``MRSSL.TRANSFER.SCOPE``, and say what came of it."""
@@ -108,150 +115,158 @@ class Trainer:
 
     def _restore(self, path: Path, content: dict[str, Any], skipped: list[str]) -> None:
         self.notes += [f"warning: skipped {line}" for line in skipped]
-        load_strict(self.model, content, names="torchvision")
+        load_saved_weights(self.model, self.average, content, names="torchvision", where=str(path))
         self.optimizer.load_state_dict(content["optimizer"])
         self.scheduler.load_state_dict(content["scheduler"])
-        if self.scaler is not None and "scaler" in content:
-            self.scaler.load_state_dict(content["scaler"])
-        self.iteration = int(content["iteration"])
+        self.update.load_state_dict(content)
+        self.iteration = self.start_iteration = int(content["iteration"])
+        # The final checkpoint was saved before the last evaluation, the best one after it.
+        content = self.checkpoints.best_of(self.iteration) or content
         self.best = content.get("best")
         self.evaluations_since_best = int(content.get("evaluations_since_best", 0))
-        torch.set_rng_state(content["rng"])
         self.notes.append(f"resumed from {path} at iteration {self.iteration}")
 
     def state(self) -> dict[str, Any]:
-        """All that a resumed run needs; tensors and plain types only."""
+        """All that a resumed run needs; tensors and plain types only.
+
+        Random numbers and the place in the data follow from the seed and the iteration.
+        """
         provenance = Provenance.from_config(
             self.cfg,
             task="pretrain" if is_pretraining(self.cfg) else "finetune",
             class_names=self.data.class_names,
             type_names=self.data.type_names,
+            intensities=self.data.train_intensities,
             iteration=self.iteration,
         )
-        schedule = {
-            k: v for k, v in self.scheduler.state_dict().items() if k not in ("lr_lambdas",)
-        }
         return {
-            "model": to_detectron2(self.model.state_dict()),
+            **weights_to_save(self.model, self.average, to_detectron2),
             "mrssl": provenance.to_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "scheduler": schedule | {"lr_lambdas": [None] * len(self.optimizer.param_groups)},
-            "scaler": self.scaler.state_dict() if self.scaler is not None else {},
+            "scheduler": self.scheduler.state_dict(),
+            **self.update.state_dict(),
             "iteration": self.iteration,
             "transferred": self.transferred,
             "best": self.best,
             "evaluations_since_best": self.evaluations_since_best,
-            "rng": torch.get_rng_state(),
         }
 
-    def train(self) -> Results:
-        """Train up to ``SOLVER.MAX_ITER`` and return the last evaluation's results."""
-        cfg, last = self.cfg, self.cfg.SOLVER.MAX_ITER
-        metrics = board = progress = None
+    def save(self, *, final: bool = False) -> None:
+        """Write a checkpoint, on the main process; the others wait for it."""
         if is_main_process():
-            metrics = MetricsFile(self.folder / "metrics.json", start_iteration=self.iteration)
-            board = TensorBoard(self.folder, start_iteration=self.iteration)
-            what = "pretrain" if is_pretraining(cfg) else "fine-tune"
-            progress = Progress(last, initial=self.iteration, description=what)
-            for note in self.notes:
-                progress.note(note)
-        loader = iter(
-            self.data.train_loader(
-                start_iteration=self.iteration,
-                rank=get_rank(),
-                world_size=get_world_size(),
-                collate=collate,
-                pin_memory=self.device.type == "cuda",
-            )
-        )
-        results: Results = {}
-        window: list[dict[str, float]] = []
-        self.wrapped.train()
-        while self.iteration < last:
-            inputs = next(loader)
-            losses = self.step(inputs)
-            done = self.iteration
-            window.append(losses)
-            if progress is not None:
-                progress.update(losses)
-            if done % cfg.MRSSL.LOG_PERIOD == 0 or done == last:
-                row = {k: sum(w[k] for w in window) / len(window) for k in window[0]}
-                row["lr"] = float(self.scheduler.get_last_lr()[0])
-                window.clear()
-                self._write(metrics, board, row)
-            if _due(cfg.MRSSL.PICTURE_PERIOD, done, last):
-                self._picture(board)
-            stop = False
-            if done == last and is_main_process():
-                # Before the evaluation: what took days must not hang on its last minute.
-                self.checkpoints.save(self.state(), done)
-            if _due(cfg.TEST.EVAL_PERIOD, done, last) or (done == last and self.data.test):
-                self._picture(board)
-                results = self.evaluate()
-                flat = {f"{t}/{m}": v for t, row in results.items() for m, v in row.items()}
-                self._write(metrics, board, flat)
-                stop = self._keep_best(results)
-            if _due(cfg.SOLVER.CHECKPOINT_PERIOD, done, last) and is_main_process():
-                self.checkpoints.save(self.state(), done)
-            if stop:
-                if progress is not None:
-                    progress.note(f"stopped early at iteration {done}: no better metric")
-                break
-        if is_main_process():
-            self.checkpoints.save(self.state(), self.iteration, final=True)
+            self.checkpoints.save(self.state(), self.iteration, final=final)
         barrier()
-        for closing in (progress, board):
-            if closing is not None:
-                closing.close()
-        return results
+
+    # -- the run ----------------------------------------------------------------------------------
+
+    def train(self) -> Results:
+        """Train up to ``SOLVER.MAX_ITER`` and return the last evaluation's results.
+
+        Raises:
+            Interrupted: a stop signal came; the state is saved.
+            MrsslError: data that cannot be read, or a loss that is not finite.
+        """
+        last = self.cfg.SOLVER.MAX_ITER
+        with RunLog(self.cfg, start_iteration=self.iteration) as log, StopSignals() as signals:
+            for note in self.notes:
+                log.note(note)
+            stopped_early = self._loop(last, log, signals)
+            for line in self.skipped.lines():
+                log.note(line)
+            if stopped_early:
+                log.note(f"stopped early at iteration {self.iteration}: no better metric")
+            # Before the evaluation: what took days must not hang on its last minute.
+            self.save(final=True)
+            if self.data.test and not stopped_early:
+                self._evaluate(log)
+        write_summary(
+            self.cfg,
+            self.results,
+            engine="torchvision",
+            picture=log.last_picture,
+            notes=log.notes,
+        )
+        return self.results
+
+    def _loop(self, last: int, log: RunLog, signals: StopSignals) -> bool:
+        """Iterate; whether it ended early because the metric no longer bettered."""
+        cfg = self.cfg
+        self.results: Results = {}
+        batches = self.data.train_loader(
+            start_iteration=self.iteration,
+            rank=get_rank(),
+            world_size=get_world_size(),
+            collate=collate,
+            pin_memory=self.device.type == "cuda",
+        )
+        self.wrapped.train()
+        self.clock.reset()
+        while self.iteration < last:
+            with batches.watched():
+                with self.clock.waiting():
+                    inputs = next(batches)
+                with self.clock.working(cfg.SOLVER.IMS_PER_BATCH):
+                    losses = self.step(inputs)
+            done = self.iteration
+            log.step(losses)
+            if done % cfg.MRSSL.LOG_PERIOD == 0 or done == last:
+                log.write(done, log.means() | self._figures())
+            if _due(cfg.MRSSL.PICTURE_PERIOD, done, last):
+                self._picture(log)
+            stop = _due(cfg.TEST.EVAL_PERIOD, done, last) and self._evaluate(log)
+            interrupted = signals.arrived()
+            if interrupted or _due(cfg.SOLVER.CHECKPOINT_PERIOD, done, last):
+                self.save()
+                self.clock.reset()
+            if interrupted:
+                raise signals.interrupted(f"iteration {done} of {last}")
+            if stop:
+                return True
+        return False
 
     def step(self, inputs: list[dict[str, Any]]) -> dict[str, float]:
         """One iteration of the optimiser.
 
         Returns:
-            Every loss, averaged over the processes, and ``total_loss`` first.
+            ``total_loss`` and every loss, averaged over the processes; and figures of the update.
 
         Raises:
-            MrsslError: a loss is not finite; the message names it and the slices of the batch.
+            MrsslError: a loss is not finite, or too many slices cannot be read.
         """
-        self.optimizer.zero_grad(set_to_none=True)
+        self.skipped.note(inputs)
+        seed_step(self.seed, self.iteration, get_rank())
         self._freeze_transferred()
-        with self.autocast():
-            losses: dict[str, Tensor] = self.wrapped(inputs)
-        total = torch.stack(list(losses.values())).sum()
-        values = {name: float(loss.detach()) for name, loss in losses.items()}
-        bad = [name for name, value in values.items() if not math.isfinite(value)]
-        if bad:
-            slices = ", ".join(f"{x['file_name']}[{x['slice_index']}]" for x in inputs)
-            raise MrsslError(
-                f"iteration {self.iteration}: {', '.join(bad)} is not finite on {slices}"
-            )
-        if self.scaler is not None:
-            self.scaler.scale(total).backward()
-            self.scaler.unscale_(self.optimizer)
-        else:
-            total.backward()
-        clip_gradients(self.cfg, [p for p in self.model.parameters() if p.grad is not None])
-        if self.scaler is not None:
-            self.scaler.step(self.optimizer)
-            self.scaler.update()
-        else:
-            self.optimizer.step()
+        losses, figures = self.update(inputs, self.iteration)
         self.scheduler.step()
+        if self.average is not None:
+            self.average.update_parameters(self.model)
         self.iteration += 1
         if get_world_size() > 1:
-            everyone = gather_objects(values)
-            values = {k: sum(v[k] for v in everyone) / len(everyone) for k in values}
-        return {"total_loss": sum(values.values())} | values
+            everyone = gather_objects(losses)
+            losses = {k: sum(v[k] for v in everyone) / len(everyone) for k in losses}
+        return {"total_loss": sum(losses.values())} | losses | figures
+
+    def _figures(self) -> dict[str, float]:
+        found = self.clock.figures() | {"lr": float(self.scheduler.get_last_lr()[0])}
+        if self.skipped.reasons:
+            found["skipped_slices"] = float(len(self.skipped.reasons))
+        return found
 
     def _freeze_transferred(self) -> None:
         """Keep loaded parameters as they are for the first ``TRANSFER.FREEZE_ITERS`` iterations."""
         count = self.cfg.MRSSL.TRANSFER.FREEZE_ITERS
-        if count and self.transferred and self.iteration in (0, count):
+        if count and self.transferred and self.iteration in (self.start_iteration, count):
             names = set(self.transferred)
             for name, parameter in self.model.named_parameters():
                 if name in names:
                     parameter.requires_grad_(self.iteration >= count)
+
+    # -- evaluation -------------------------------------------------------------------------------
+
+    @property
+    def deployed(self) -> nn.Module:
+        """What is evaluated and exported: the averaged model where there is one."""
+        return self.model if self.average is None else self.average.module
 
     def evaluate(self) -> Results:
         """Score the model on ``DATASETS.TEST``; ``{}`` but on the main process."""
@@ -259,9 +274,21 @@ class Trainer:
             rank=get_rank(), world_size=get_world_size(), collate=collate_with_truth
         )
         evaluator = self.data.evaluator()
-        results = evaluate(self.model, loader, evaluator)
+        results = evaluate(self.deployed, loader, evaluator)
         write_subjects(self.cfg, evaluator)
         return results
+
+    def _evaluate(self, log: RunLog) -> bool:
+        """Score, draw, keep the best; whether to stop early."""
+        self._picture(log)
+        self.results = self.evaluate()
+        log.write(
+            self.iteration,
+            {f"{task}/{m}": v for task, row in self.results.items() for m, v in row.items()},
+        )
+        stop = self._keep_best(self.results)
+        self.clock.reset()
+        return stop
 
     def _keep_best(self, results: Results) -> bool:
         """Save the model if it is the best so far; whether to stop early (on every process)."""
@@ -277,23 +304,16 @@ class Trainer:
             stop = bool(patience) and self.evaluations_since_best >= patience
         return gather_objects(stop)[0]
 
-    def _write(
-        self, metrics: MetricsFile | None, board: TensorBoard | None, row: dict[str, float]
-    ) -> None:
-        if metrics is not None and board is not None:
-            metrics.write(self.iteration, row)
-            board.write(self.iteration, row)
-
     @torch.no_grad()
-    def _picture(self, board: TensorBoard | None) -> None:
-        """Distorted | restored | clean of a few slices, or the masks found, to TensorBoard."""
-        if board is None:
+    def _picture(self, log: RunLog) -> None:
+        """Distorted | restored | clean of a few slices, or the masks found."""
+        if not is_main_process():
             return
-        self.model.eval()
+        model = self.deployed.eval()
         samples = self.data.picture_samples()
-        outputs = [to_prediction(o) for o in self.model(collate(samples))]
-        self.model.train()
-        board.picture(self.iteration, "samples", restoration_grid(samples, outputs))
+        outputs = [to_prediction(o) for o in model(collate(samples))]
+        model.train()
+        log.picture(self.iteration, "samples", restoration_grid(samples, outputs))
 
 
 def _due(period: int, done: int, last: int) -> bool:

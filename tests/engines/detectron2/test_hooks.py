@@ -128,7 +128,7 @@ def test_random_numbers_follow_from_the_iteration() -> None:
 def test_metrics_are_json_and_fit_for_a_resume(tmp_path: Path) -> None:
     from detectron2.engine import hooks
 
-    from mrssl.engines.detectron2.hooks import MetricsWriter
+    from mrssl.engines.detectron2.event_writers import MetricsWriter
 
     path = tmp_path / "metrics.json"
     writer = hooks.PeriodicWriter([MetricsWriter(path)], period=1)
@@ -157,3 +157,61 @@ def test_pictures_are_drawn_in_evaluation_mode() -> None:
     assert built.model.training
     assert [step for _, _, step in built.storage._vis_data] == [1, 3, 4]
     assert built.storage._vis_data[0][1].shape == (3, 4, 6)
+
+
+def test_a_signal_saves_after_the_iteration_and_leaves() -> None:
+    import os
+    import signal
+
+    from detectron2.engine import hooks
+
+    from mrssl.engines.detectron2.hooks import StopOnSignal
+    from mrssl.engines.signals import StopSignals
+    from mrssl.errors import Interrupted
+
+    saved: list[int] = []
+    signals = StopSignals()
+    stop = StopOnSignal(signals, lambda: saved.append(built.iter))
+
+    def send(stepped: Any) -> None:
+        if stepped.iter == 2:
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+    built = trainer(hooks.CallbackHook(before_step=send), stop)
+    with signals, pytest.raises(Interrupted, match="SIGUSR1 at iteration 3 of 9"):
+        built.train(0, 9)
+    assert saved == [2]
+
+
+def test_an_average_follows_the_weights() -> None:
+    from detectron2.engine import hooks
+
+    from mrssl.engines.averaging import WeightAverage
+    from mrssl.engines.detectron2.hooks import AverageWeights
+
+    seen: list[torch.Tensor] = []
+    record = hooks.CallbackHook(
+        after_step=lambda stepped: seen.append(stepped.model.layer.weight.detach().clone())
+    )
+    built = trainer(record)
+    average = WeightAverage(built.model, 0.5)
+    built.register_hooks([AverageWeights(average)])
+    built.train(0, 3)
+    expected = seen[0]
+    for count, weight in enumerate(seen[1:], 1):
+        decay = min(0.5, (1 + count) / (10 + count))
+        expected = decay * expected + (1 - decay) * weight
+    torch.testing.assert_close(average.module.layer.weight.detach(), expected)
+
+
+def test_pace_and_shares_are_on_record() -> None:
+    from mrssl.engines.detectron2.hooks import Throughput
+
+    built = trainer(Throughput(4))
+    built.train(0, 4)
+    for name in ("images_per_second", "data_share", "overhead_share"):
+        values = [value for value, _ in built.storage.history(name).values()]
+        assert len(values) == 3  # an iteration's figures are known at the next
+        assert all(value >= 0 for value in values)
+    shares = built.storage.latest()
+    assert shares["data_share"][0] + shares["overhead_share"][0] <= 1

@@ -49,7 +49,11 @@ def test_a_pretraining_run_leaves_what_it_should(pretrained: Path) -> None:
     names = {path.name for path in pretrained.glob("*.pth")}
     assert names == {"model_0000002.pth", "model_0000005.pth", "model_best.pth", "model_final.pth"}
     assert (pretrained / "last_checkpoint").read_text() == "model_final.pth"
-    assert not list(pretrained.rglob("*.part")) + list(pretrained.rglob("*.tmp"))
+    assert not list(pretrained.rglob(".*"))
+    assert {"images_per_second", "data_share", "overhead_share", "grad_norm"} <= set(found[3])
+    page = (pretrained / "summary.html").read_text()
+    assert page.count("data:image/png;base64") >= 5  # curves and samples
+    assert "restoration/PSNR" in page
 
 
 def test_pictures_reach_tensorboard(pretrained: Path) -> None:
@@ -96,7 +100,7 @@ def test_resuming_continues_as_if_nothing_had_happened(
     assert sorted(resumed) == sorted(whole)  # and none twice
     assert [r["iteration"] for r in rows(tmp_path)].count(3) == 1
     expected = load_checkpoint(pretrained / "model_final.pth")["model"]
-    tensors_equal(load_checkpoint(tmp_path / "model_final.pth")["model"], expected, atol=1e-5)
+    tensors_equal(load_checkpoint(tmp_path / "model_final.pth")["model"], expected, atol=0.0)
 
 
 def test_a_damaged_newest_checkpoint_is_skipped(
@@ -198,6 +202,39 @@ def test_a_loss_that_is_not_finite_names_itself_and_the_slices(
         trainer.bare_model.roi_heads.box_predictor.cls_score.weight.fill_(float("nan"))
     with pytest.raises(MrsslError, match=r"loss_cls.*not finite.*subject\d"):
         trainer.train()
+
+
+def test_an_average_is_what_is_scored_and_saved_and_survives_a_resume(
+    make_config: MakeConfig, pretrained: Path, tmp_path: Path
+) -> None:
+    def averaged(folder: Path) -> Any:
+        options = ("TEST.EVAL_PERIOD", 3, "MRSSL.SOLVER.EMA_DECAY", 0.9)
+        return make_config("pretrain", folder, *options)
+
+    run(averaged(tmp_path / "whole"))
+    whole = load_checkpoint(tmp_path / "whole" / "model_final.pth")
+    plain = load_checkpoint(pretrained / "model_final.pth")["model"]
+    for name, tensor in plain.items():  # training itself is left alone
+        assert torch.equal(whole["unaveraged"][name], tensor), name
+    stem = "backbone.bottom_up.stem.conv1.weight"
+    assert not torch.equal(whole["model"][stem], plain[stem])
+
+    folder = tmp_path / "resumed"
+    folder.mkdir()
+    middle = (tmp_path / "whole" / "model_0000002.pth").read_bytes()
+    (folder / "model_0000002.pth").write_bytes(middle)
+    cfg = averaged(folder)
+    results = run(cfg, resume=True)
+    resumed = load_checkpoint(folder / "model_final.pth")
+    assert resumed["averaged_updates"] == 6
+    for entry in ("model", "unaveraged"):
+        for name, tensor in whole[entry].items():
+            assert torch.equal(resumed[entry][name], tensor), name
+
+    scored = cfg.clone()
+    scored.defrost()
+    scored.MODEL.WEIGHTS = str(folder / "model_final.pth")
+    assert run(scored, eval_only=True) == results
 
 
 def test_neither_engine_resumes_from_the_other(

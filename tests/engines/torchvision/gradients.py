@@ -1,7 +1,8 @@
-"""Gradients of one iteration on a batch of four, by one process or by several; see its caller."""
+"""Losses, gradients and an evaluation, by one process or by several; see its caller."""
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import tempfile
@@ -11,7 +12,7 @@ import torch
 import torch.distributed as dist
 
 from mrssl.config import load_cfg
-from mrssl.engines.distributed import get_rank, get_world_size
+from mrssl.engines.distributed import gather_objects, get_rank, get_world_size
 from mrssl.engines.torchvision import Trainer
 from mrssl.engines.torchvision.batches import collate
 
@@ -23,6 +24,7 @@ def main(config: str, data: str, output: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         overrides = [
             "MODEL.DEVICE", "cpu", "DATASETS.TRAIN", f"('{data}:train',)", "OUTPUT_DIR", folder,
+            "DATASETS.TEST", f"('{data}:test',)",
             "SOLVER.IMS_PER_BATCH", "4", "MRSSL.PRETEXT.CLEAN_SHARE", "0.4",
             # The statistics of batch norm are each process's own.
             "MODEL.RESNETS.NORM", "GN", "MODEL.FPN.NORM", "GN",
@@ -34,7 +36,12 @@ def main(config: str, data: str, output: str) -> None:
     )
     losses = trainer.wrapped(next(iter(loader)))
     sum(losses.values()).backward()
+    shares = gather_objects({name: float(loss.detach()) for name, loss in losses.items()})
+    results = trainer.evaluate()
     if get_rank() == 0:
+        means = {name: sum(share[name] for share in shares) / len(shares) for name in shares[0]}
+        with open(f"{output}.json", "w") as file:
+            json.dump({"losses": means, "results": results}, file)
         gradients = {
             name: parameter.grad.numpy()
             for name, parameter in trainer.model.named_parameters()

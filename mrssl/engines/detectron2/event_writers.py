@@ -1,0 +1,79 @@
+"""Writers of Detectron2's event storage; each works in any ``PeriodicWriter``."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+
+from detectron2.utils.events import EventWriter, get_event_storage
+from fvcore.common.config import CfgNode
+
+from mrssl.engines.writers import MetricsFile, WandB
+
+
+class MetricsWriter(EventWriter):
+    """``metrics.json`` as Detectron2's ``JSONWriter`` has it, fit for a resume.
+
+    Lines that an interrupted run wrote after its last checkpoint are dropped, and what is no number
+    is null, where Detectron2 writes NaN, which is no JSON.
+
+    Args:
+        path: the file.
+        start_iteration: first iteration of this run.
+        window: iterations over which losses are smoothed by their median.
+    """
+
+    def __init__(self, path: Path, *, start_iteration: int = 0, window: int = 20) -> None:
+        self._file = MetricsFile(path, start_iteration=start_iteration)
+        self._window = window
+        self._last = start_iteration - 1
+
+    def write(self) -> None:
+        """Append what is new in the storage, a line an iteration."""
+        rows: dict[int, dict[str, float]] = defaultdict(dict)
+        latest = get_event_storage().latest_with_smoothing_hint(self._window)
+        for name, (value, iteration) in latest.items():
+            if iteration > self._last:
+                rows[iteration][name] = float(value)
+        for iteration in sorted(rows):
+            self._file.write(iteration, rows[iteration])
+        self._last = max([self._last, *rows])
+
+
+class WandBWriter(EventWriter):
+    """Scalars and pictures to Weights & Biases.
+
+    It stands before TensorBoard's writer, which takes the pictures out of the storage.
+
+    Args:
+        cfg: see :class:`~mrssl.engines.writers.WandB`.
+        window: iterations over which losses are smoothed by their median.
+
+    Raises:
+        MissingDependencyError: wandb is not installed.
+    """
+
+    def __init__(self, cfg: CfgNode, *, window: int = 20) -> None:
+        self._wandb = WandB(cfg)
+        self._window = window
+        self._last = -1
+
+    def write(self) -> None:
+        """Send what is new in the storage."""
+        storage = get_event_storage()
+        rows: dict[int, dict[str, float]] = defaultdict(dict)
+        for name, (value, iteration) in storage.latest_with_smoothing_hint(self._window).items():
+            if iteration > self._last:
+                rows[iteration][name] = float(value)
+        for iteration in sorted(rows):
+            self._wandb.write(iteration, rows[iteration])
+        self._last = max([self._last, *rows])
+        for name, image, iteration in storage._vis_data:
+            self._wandb.picture(iteration, name, image.transpose(1, 2, 0))
+
+    def close(self) -> None:
+        """Send what is pending."""
+        self._wandb.close()
+
+
+__all__ = ["MetricsWriter", "WandBWriter"]

@@ -1,0 +1,180 @@
+"""From one command to the processes of a run: on one machine, on several, or under ``torchrun``."""
+
+from __future__ import annotations
+
+import importlib
+import multiprocessing
+import os
+import pickle
+import signal
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from mrssl.engines.signals import STOP_SIGNALS
+from mrssl.errors import MrsslError
+
+
+@dataclass(frozen=True)
+class Processes:
+    """How many processes, where.
+
+    Attributes:
+        per_machine: on each machine.
+        machines: their number.
+        machine_rank: of this one.
+        url: where they meet, ``tcp://HOST:PORT``; "auto" on a single machine.
+        cuda: whether each has a GPU.
+    """
+
+    per_machine: int = 1
+    machines: int = 1
+    machine_rank: int = 0
+    url: str = "auto"
+    cuda: bool = False
+
+    @property
+    def total(self) -> int:
+        """On all machines."""
+        return self.per_machine * self.machines
+
+
+def launch_processes(
+    function: Callable[..., Any],
+    processes: Processes,
+    args: tuple[Any, ...] = (),
+    *,
+    setup: Callable[[int], None] | None = None,
+) -> None:
+    """Call ``function(*args)`` in every process, and wait for the end.
+
+    Under ``torchrun``, or whatever else has started the processes and set ``RANK``, ``WORLD_SIZE``
+    and ``MASTER_ADDR``, this one's part is run. A stop signal that
+    reaches this process is passed on to those that it has started.
+
+    Args:
+        function: importable by name.
+        processes: how many; ignored under ``torchrun``.
+        args: that can be pickled.
+        setup: called in each process with the number of processes of its machine, once they know
+            each other.
+
+    Raises:
+        MrsslError: what is wrong with the arguments, or what one of the processes raised.
+    """
+    if os.environ.keys() >= {"RANK", "WORLD_SIZE", "MASTER_ADDR"}:
+        _run_process(function, args, setup, processes.cuda)
+        return
+    if processes.total == 1:
+        function(*args)
+        return
+    host, port = _meeting_point(processes)
+    before = {number: signal.signal(number, _pass_on) for number in STOP_SIGNALS}
+    try:
+        context = mp.start_processes(
+            _start,
+            nprocs=processes.per_machine,
+            args=(processes, host, port, function, args, setup),
+            join=False,
+            start_method="spawn",
+        )
+        _wait(context)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _meeting_point(processes: Processes) -> tuple[str, str]:
+    if processes.cuda and processes.per_machine > (count := torch.cuda.device_count()):
+        raise MrsslError(f"--num-gpus {processes.per_machine}: this machine has {count}")
+    if processes.url.startswith("tcp://") and processes.url.count(":") == 2:
+        host, port = processes.url.removeprefix("tcp://").split(":")
+        return host, port
+    if processes.machines > 1 or processes.url != "auto":
+        raise MrsslError(f"--dist-url {processes.url!r}: tcp://HOST:PORT is needed")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return "127.0.0.1", str(free.getsockname()[1])
+
+
+def _start(
+    local_rank: int,
+    processes: Processes,
+    host: str,
+    port: str,
+    function: Callable[..., Any],
+    args: tuple[Any, ...],
+    setup: Callable[[int], None] | None,
+) -> None:
+    os.environ |= {
+        "MASTER_ADDR": host,
+        "MASTER_PORT": port,
+        "WORLD_SIZE": str(processes.total),
+        "LOCAL_WORLD_SIZE": str(processes.per_machine),
+        "RANK": str(processes.machine_rank * processes.per_machine + local_rank),
+        "LOCAL_RANK": str(local_rank),
+    }
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max((os.cpu_count() or 1) // processes.per_machine, 1))
+    _run_process(function, args, setup, processes.cuda)
+
+
+def _run_process(
+    function: Callable[..., Any],
+    args: tuple[Any, ...],
+    setup: Callable[[int], None] | None,
+    cuda: bool,
+) -> None:
+    """One process of several, told by the environment which: join the others, and run."""
+    if cuda:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group("nccl" if cuda else "gloo")
+    try:
+        if setup is not None:
+            setup(int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+        function(*args)
+    finally:
+        dist.destroy_process_group()
+
+
+def _pass_on(number: int, frame: FrameType | None) -> None:
+    for child in multiprocessing.active_children():
+        if child.pid is not None:
+            os.kill(child.pid, number)
+
+
+def _wait(context: mp.ProcessContext) -> None:
+    """Until all have ended; of several errors, that which was meant for the user is raised."""
+    try:
+        while not context.join():
+            pass
+    except (mp.ProcessRaisedException, mp.ProcessExitedException) as error:
+        # The first to fail breaks the others' connections: any of them may be seen first.
+        for file in map(Path, context.error_files):
+            told = _told(pickle.loads(file.read_bytes())) if file.exists() else None
+            file.unlink(missing_ok=True)
+            if told is not None:
+                raise told from error
+        if isinstance(error, mp.ProcessExitedException) and error.signal_name:
+            raise MrsslError(f"a process of the run was killed by {error.signal_name}") from error
+        raise
+
+
+def _told(trace: str) -> MrsslError | None:
+    """The error that a traceback ends with, where it was meant for the user."""
+    kind, _, text = trace.strip().splitlines()[-1].partition(": ")
+    module, _, name = kind.rpartition(".")
+    if not (text and module.startswith("mrssl.")):
+        return None
+    found = getattr(importlib.import_module(module), name, MrsslError)
+    return found(text) if issubclass(found, MrsslError) else MrsslError(text)
+
+
+__all__ = ["Processes", "launch_processes"]
