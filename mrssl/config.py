@@ -142,6 +142,12 @@ def add_mrssl_config(cfg: CN) -> None:
     node.TRANSFER.LAYER_DECAY = 1.0
     node.TRANSFER.FREEZE_ITERS = 0
 
+    # -- evaluation of volumes ---------------------------------------------------------------------
+    node.EVALUATION = make()
+    # Instances with a lower score are left out of the volumes that Dice and distances are measured
+    # on. A detector that was trained briefly is sure of nothing: then 0.5 leaves hardly any.
+    node.EVALUATION.SCORE_THRESHOLD = 0.5
+
     # -- training ---------------------------------------------------------------------------------
     node.SOLVER = make()
     node.SOLVER.OPTIMIZER = "SGD"  # "SGD" or "ADAMW"

@@ -115,7 +115,7 @@ def _about(rows: Sequence[Row]) -> str:
     """What ran where; what differs between rows is listed."""
     told = {
         key: ", ".join(dict.fromkeys(str(row[key]) for row in rows))
-        for key in ("engine", "device", "threads", "torch", "slices_per_iteration")
+        for key in ("engine", "device", "threads", "torch", "code", "slices_per_iteration")
     }
     steps: dict[str, dict[int, None]] = defaultdict(dict)
     for row in rows:
@@ -123,8 +123,8 @@ def _about(rows: Sequence[Row]) -> str:
     schedule = "; ".join(f"{'/'.join(map(str, steps[n]))} at n = {n}" for n in labels_of(rows))
     return (
         f"{len(rows)} runs on {told['device']} ({told['threads']} threads a run; engine "
-        f"{told['engine']}, torch {told['torch']}). Iterations of {told['slices_per_iteration']} "
-        f"slices: {schedule}. n is the number of labelled subjects."
+        f"{told['engine']}, torch {told['torch']}, mrssl {told['code']}). Iterations of "
+        f"{told['slices_per_iteration']} slices: {schedule}. n is the number of labelled subjects."
     )
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import shutil
+import subprocess
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 import torch
 
+import mrssl
 import train_net
 from few_labels_bench import RESULT, Bench, Row, file_digest
 from few_labels_plan import PRETRAIN, ROOT, Run
@@ -154,8 +156,19 @@ def _describe(bench: Bench, run: Run) -> Row:
         "device": device_name(bench.device),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
+        "code": code_version(),
         "settings": bench.fingerprint(run),
     }
+
+
+def code_version() -> str:
+    """The package's version and, in a checkout, the commit; "+" after it where it was changed."""
+    git = ["git", "-C", str(ROOT), "describe", "--always", "--dirty=+", "--exclude=*"]
+    try:
+        found = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return mrssl.__version__
+    return f"{mrssl.__version__} {found}"
 
 
 def device_name(device: str) -> str:

@@ -141,7 +141,9 @@ class RunData:
             return DistortionEvaluator(self.type_names)
         if self.pretraining:
             return pretext_evaluator(self.type_names)
-        return segmentation_evaluator(self.class_names)
+        return segmentation_evaluator(
+            self.class_names, score_threshold=self.cfg.MRSSL.EVALUATION.SCORE_THRESHOLD
+        )
 
     def train_loader(
         self,

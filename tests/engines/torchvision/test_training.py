@@ -14,9 +14,11 @@ import torch
 
 from mrssl.checkpoint import load_checkpoint
 from mrssl.config import load_cfg
+from mrssl.engines.datasets import RunData
 from mrssl.engines.torchvision import Trainer, main
 from mrssl.engines.torchvision.batches import collate
 from mrssl.errors import MrsslError
+from mrssl.evaluation import VolumeEvaluator
 
 PRETRAIN = "configs/quick_schedules/pretrain_R_18_FPN.yaml"
 TIMINGS = {"images_per_second", "data_share", "overhead_share"}
@@ -259,3 +261,16 @@ def test_the_pretext_without_one_of_its_parts_is_trained_and_scored(
     trainer.step(next(iter(stream)))
     trainer.model.roi_heads.score_thresh = 0.0  # barely trained: else it finds nothing
     assert set(trainer.evaluate()) == tasks
+
+
+def test_dice_counts_instances_from_the_configured_score_on(
+    repository_root: Path, phantom: Path, tmp_path: Path
+) -> None:
+    for threshold in (0.3, 0.5):
+        cfg = config(
+            repository_root, FINETUNE, phantom, tmp_path,
+            "MRSSL.EVALUATION.SCORE_THRESHOLD", threshold,
+        )  # fmt: skip
+        evaluator = RunData(cfg).evaluator()
+        volumes = [e for e in evaluator.evaluators if isinstance(e, VolumeEvaluator)]
+        assert [e.score_threshold for e in volumes] == [threshold]
