@@ -165,7 +165,7 @@ class Trainer:
             MrsslError: data that cannot be read, or a loss that is not finite.
         """
         last = self.cfg.SOLVER.MAX_ITER
-        with RunLog(self.cfg, start_iteration=self.iteration) as log, StopSignals() as signals:
+        with StopSignals() as signals, RunLog(self.cfg, start_iteration=self.iteration) as log:
             for note in self.notes:
                 log.note(note)
             stopped_early = self._loop(last, log, signals)
