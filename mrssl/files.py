@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from collections.abc import Iterator
@@ -54,26 +55,30 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
         yield file
 
 
-def reserve(folder: str | os.PathLike[str], size: int) -> None:
-    """See whether a file of ``size`` bytes could be written into ``folder`` now.
+def reserve(folder: str | os.PathLike[str], size: int, count: int = 1) -> None:
+    """See whether ``count`` files of ``size`` bytes could be written into ``folder`` now.
+
+    Where the file system cannot say so without writing them, it is taken for granted.
 
     Raises:
         MrsslError: no: it cannot be written, is full, or a quota or limit forbids it.
     """
-    probe = Path(folder) / f".probe.{os.getpid()}"
+    probes = [Path(folder) / f".probe{number}.{os.getpid()}" for number in range(count)]
     try:
-        with open(probe, "wb") as file:
-            if hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(file.fileno(), 0, max(size, 1))
-            else:
-                file.truncate(max(size, 1))
+        for probe in probes:
+            with open(probe, "wb") as file:
+                if hasattr(os, "posix_fallocate"):
+                    os.posix_fallocate(file.fileno(), 0, max(size, 1))
     except OSError as error:
+        if error.errno in (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS):
+            return
         raise MrsslError(
-            f"{folder}: {size / 2**20:.0f} MiB cannot be written there ({error.strerror})"
+            f"{folder}: {count} x {size / 2**20:.0f} MiB cannot be written ({error.strerror})"
         ) from error
     finally:
-        with suppress(OSError):
-            probe.unlink(missing_ok=True)
+        for probe in probes:
+            with suppress(OSError):
+                probe.unlink(missing_ok=True)
 
 
 def sweep(folder: str | os.PathLike[str]) -> None:

@@ -63,10 +63,20 @@ def save_checkpoint(
                 written = torch.load(file.name, map_location="cpu", weights_only=True)
                 if not same_content(written, plain):
                     raise CheckpointError(f"{path}: does not read back as it was written")
-    except RuntimeError as error:  # torch's archive writer: a full disk among others
-        raise CheckpointError(f"{path}: cannot be written ({_first_line(error)})") from error
+    except RuntimeError as error:  # what torch's archive writer makes of a full disk, say
+        fault = _system_error(error)
+        if fault is None:  # a loader's worker has died, say: that can be raised anywhere
+            raise
+        raise CheckpointError(f"{path}: cannot be written ({fault.strerror or fault})") from error
     except MrsslError as error:
         raise CheckpointError(str(error)) from error
+
+
+def _system_error(error: BaseException | None) -> OSError | None:
+    """What the system said, while ``error`` came about."""
+    while error is not None and not isinstance(error, OSError):
+        error = error.__context__
+    return error
 
 
 def _plain(value: Any, where: str) -> Any:

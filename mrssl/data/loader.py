@@ -227,6 +227,11 @@ def _obey_parent_only(numbers: set[signal.Signals]) -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
+def is_worker_fault(error: BaseException) -> bool:
+    """Whether this is torch's way to say that a worker died or hung; it may be raised anywhere."""
+    return isinstance(error, RuntimeError) and str(error).startswith("DataLoader ")
+
+
 class Batches(Iterator[Any]):
     """Iterates over a loader once, and says what was being read when a worker died or hung.
 
@@ -254,9 +259,9 @@ class Batches(Iterator[Any]):
         try:
             yield
         except RuntimeError as error:
-            text = " ".join(str(error).split())
-            if not text.startswith("DataLoader "):
+            if not is_worker_fault(error):
                 raise
+            text = " ".join(str(error).split())
             names = self.loader.dataset.being_read()  # type: ignore[attr-defined]
             self._end_workers()
             reading = ", ".join(names) or "nothing"

@@ -127,6 +127,6 @@ def check_room(
     copies = 1 + averaged + (2 if isinstance(optimizer, torch.optim.AdamW) else 1)
     size = sum(tensor.nbytes for tensor in model.state_dict().values())
     try:
-        reserve(folder, 2 * copies * size)
+        reserve(folder, copies * size, 2)
     except MrsslError as error:
         raise MrsslError(f"OUTPUT_DIR has no room for two checkpoints: {error}") from error

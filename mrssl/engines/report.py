@@ -132,7 +132,7 @@ def curves(runs: Mapping[str, History], metrics: Sequence[str], ylabel: str) -> 
     axis.set_ylabel(ylabel)
     axis.grid(alpha=0.3)
     if axis.lines:
-        axis.legend(fontsize=8)
+        axis.legend(fontsize=8, loc="upper right")
     return figure
 
 

@@ -20,8 +20,7 @@ class MRITrainerStep(SimpleTrainer):
     """What ``SimpleTrainer`` and ``AMPTrainer`` do, by :class:`~mrssl.engines.update.Update`.
 
     Besides: gradients may be accumulated and are unscaled before they are clipped, a loss that is
-    not finite is named together with the slices of the batch, mixed precision runs on a CPU too,
-    and a loader's worker that dies or hangs is reported with what it was reading.
+    not finite is named with the slices of the batch, and mixed precision runs on a CPU too.
 
     Args:
         cfg: see :class:`~mrssl.engines.update.Update`.
@@ -50,19 +49,16 @@ class MRITrainerStep(SimpleTrainer):
         Raises:
             MrsslError: a loss is not finite, or data cannot be read.
         """
-        with self.data_loader.watched():
-            start = time.perf_counter()
-            batch = next(self._data_loader_iter)
-            data_time = time.perf_counter() - start
-            self.skipped.note(batch)
-            self.update.optimizer = self.optimizer  # rebuilt once weights are loaded
-            losses, figures = self.update(batch, self.iter, after_backward=self.after_backward)
-            if self.skipped.reasons:
-                figures["skipped_slices"] = float(len(self.skipped.reasons))
-            self._write_metrics(
-                {name: torch.tensor(loss) for name, loss in losses.items()}, data_time
-            )
-            get_event_storage().put_scalars(**figures)
+        start = time.perf_counter()
+        batch = next(self._data_loader_iter)
+        data_time = time.perf_counter() - start
+        self.skipped.note(batch)
+        self.update.optimizer = self.optimizer  # rebuilt once weights are loaded
+        losses, figures = self.update(batch, self.iter, after_backward=self.after_backward)
+        if self.skipped.reasons:
+            figures["skipped_slices"] = float(len(self.skipped.reasons))
+        self._write_metrics({name: torch.tensor(loss) for name, loss in losses.items()}, data_time)
+        get_event_storage().put_scalars(**figures)
 
     def state_dict(self) -> dict[str, Any]:
         """Detectron2's, and the update's."""

@@ -22,7 +22,7 @@ from torch import nn
 
 from mrssl.checkpoint import Provenance, input_differences
 from mrssl.config import is_pretraining
-from mrssl.data.loader import Batches
+from mrssl.data.loader import Batches, is_worker_fault
 from mrssl.engines.averaging import build_average
 from mrssl.engines.checkpoints import FINAL, check_room, periodic_name
 from mrssl.engines.datasets import RunData
@@ -276,7 +276,7 @@ class MRITrainer(DefaultTrainer):
         loop = logging.getLogger("detectron2.engine.train_loop")
         loop.addFilter(_is_no_message)
         try:
-            with self.signals:
+            with self.signals, self._trainer.data_loader.watched():
                 TrainerBase.train(self, self.start_iter, self.max_iter)
         except EarlyStop:
             self.checkpointer.save(Path(FINAL).stem, iteration=self.iter)
@@ -329,7 +329,8 @@ def _to_inputs(samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _is_no_message(record: logging.LogRecord) -> bool:
     # What is meant for the user is printed once, in one line, and not as a traceback besides.
-    return not (record.exc_info and isinstance(record.exc_info[1], MrsslError))
+    error = record.exc_info[1] if record.exc_info else None
+    return error is None or not (isinstance(error, MrsslError) or is_worker_fault(error))
 
 
 def score(model: nn.Module, data: RunData, evaluator: Any = None) -> Results:

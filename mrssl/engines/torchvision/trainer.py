@@ -19,6 +19,7 @@ from mrssl.checkpoint import (
     to_detectron2,
 )
 from mrssl.config import is_pretraining
+from mrssl.data.loader import Batches
 from mrssl.engines.averaging import build_average, load_saved_weights, weights_to_save
 from mrssl.engines.checkpoints import RunCheckpoints, check_room
 from mrssl.engines.clock import StepClock
@@ -167,7 +168,7 @@ class Trainer:
             MrsslError: data that cannot be read, or a loss that is not finite.
         """
         last = self.cfg.SOLVER.MAX_ITER
-        with RunLog(self.cfg, start_iteration=self.iteration) as log, StopSignals() as signals:
+        with StopSignals() as signals, RunLog(self.cfg, start_iteration=self.iteration) as log:
             for note in self.notes:
                 log.note(note)
             stopped_early = self._loop(last, log, signals)
@@ -190,7 +191,6 @@ class Trainer:
 
     def _loop(self, last: int, log: RunLog, signals: StopSignals) -> bool:
         """Iterate; whether it ended early because the metric no longer bettered."""
-        cfg = self.cfg
         self.results: Results = {}
         batches = self.data.train_loader(
             start_iteration=self.iteration,
@@ -203,26 +203,31 @@ class Trainer:
         self.clock.reset()
         while self.iteration < last:
             with batches.watched():
-                with self.clock.waiting():
-                    inputs = next(batches)
-                with self.clock.working(cfg.SOLVER.IMS_PER_BATCH):
-                    losses = self.step(inputs)
-            done = self.iteration
-            log.step(losses)
-            if done % cfg.MRSSL.LOG_PERIOD == 0 or done == last:
-                log.write(done, log.means() | self._figures())
-            if _due(cfg.MRSSL.PICTURE_PERIOD, done, last):
-                self._picture(log)
-            stop = _due(cfg.TEST.EVAL_PERIOD, done, last) and self._evaluate(log)
-            interrupted = signals.arrived()
-            if interrupted or _due(cfg.SOLVER.CHECKPOINT_PERIOD, done, last):
-                self.save()
-                self.clock.reset()
-            if interrupted:
-                raise signals.interrupted(f"iteration {done} of {last}")
-            if stop:
-                return True
+                if self._iterate(batches, last, log, signals):
+                    return True
         return False
+
+    def _iterate(self, batches: Batches, last: int, log: RunLog, signals: StopSignals) -> bool:
+        """One iteration and all that is due after it; whether to end early."""
+        cfg = self.cfg
+        with self.clock.waiting():
+            inputs = next(batches)
+        with self.clock.working(cfg.SOLVER.IMS_PER_BATCH):
+            losses = self.step(inputs)
+        done = self.iteration
+        log.step(losses)
+        if done % cfg.MRSSL.LOG_PERIOD == 0 or done == last:
+            log.write(done, log.means() | self._figures())
+        if _due(cfg.MRSSL.PICTURE_PERIOD, done, last):
+            self._picture(log)
+        stop = _due(cfg.TEST.EVAL_PERIOD, done, last) and self._evaluate(log)
+        interrupted = signals.arrived()
+        if interrupted or _due(cfg.SOLVER.CHECKPOINT_PERIOD, done, last):
+            self.save()
+            self.clock.reset()
+        if interrupted:
+            raise signals.interrupted(f"iteration {done} of {last}")
+        return stop
 
     def step(self, inputs: list[dict[str, Any]]) -> dict[str, float]:
         """One iteration of the optimiser.
