@@ -27,6 +27,7 @@ import numpy as np
 import pydicom
 from torch.utils.data import Dataset
 
+from mrssl.config import load_cfg
 from mrssl.data import VolumeCache, load_dataset
 from mrssl.data.dicom_scan import forget_scans
 from mrssl.data.files import read_json
@@ -108,17 +109,14 @@ def _array(store: Path, key: str) -> Path:
     return store / "volumes" / f"{key}.npy"
 
 
-def _mapper() -> SliceMapper:
-    return SliceMapper(cache=VolumeCache(), min_sizes=(0,), max_size=9999, training=False)
-
-
 def measure_slices(seconds: float = 3.0) -> float:
     """Normalised (3, 256, 256) slices a second, drawn at random from a store, on one core."""
     cv2.setNumThreads(1)
     with tempfile.TemporaryDirectory() as folder:
         records = load_dataset(synthetic_store(Path(folder), 32, (32, 256, 256))).dicts
         order = np.random.default_rng(0).permutation(len(records))
-        mapper, made, start = _mapper(), 0, time.process_time()
+        mapper = SliceMapper(cache=VolumeCache(), min_sizes=(0,), max_size=9999)
+        made, start = 0, time.process_time()
         while time.process_time() - start < seconds:
             image = mapper.stack(records[order[made % len(order)]])
             made += 1
@@ -147,11 +145,14 @@ def _private_mib() -> float:
 
 
 def measure_growth(entries: int, warm_up: int = 100) -> float:
-    """MiB that a worker's own memory grows by from ``warm_up`` volumes to all ``entries``."""
+    """MiB that a pretraining worker's own memory grows by from ``warm_up`` volumes to all."""
     with tempfile.TemporaryDirectory() as folder:
         store = synthetic_store(Path(folder), entries, (4, 64, 64))
         records = PackedRecords(load_dataset(store).dicts[::4])  # a slice of each volume
-        loader = build_loader(_Probe(records, _mapper()), batch_size=1, num_workers=1)
+        cfg = load_cfg(None, ["MODEL.ROI_HEADS.NAME", "DistortionROIHeads"])
+        mapper = SliceMapper.from_config(cfg, training=True, records=records)
+        mapper.min_sizes = (0,)
+        loader = build_loader(_Probe(records, mapper), batch_size=1, num_workers=1)
         used = [batch[0]["mib"] for batch in loader][::_EVERY]
     return float(used[-1] - used[warm_up // _EVERY])
 

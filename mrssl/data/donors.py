@@ -37,12 +37,14 @@ class DonorPool:
     ) -> None:
         if not 0.0 <= share <= 1.0:
             raise MrsslError(f"MRSSL.PRETEXT.OTHER_SUBJECT: {share} is not in [0, 1]")
-        by_subject: dict[str, list[dict[str, Any]]] = {}
+        by_subject: dict[str, list[int]] = {}
         if share > 0 and _at_hand(records, cache_bytes):
-            for record in records:
-                by_subject.setdefault(record["subject_id"], []).append(record)
+            for index, record in enumerate(records):
+                by_subject.setdefault(record["subject_id"], []).append(index)
         self.share = share
-        self._slices = list(by_subject.values())
+        self._records = records
+        # Numbers of records, not the records: workers share those.
+        self._slices = [np.array(indices) for indices in by_subject.values()]
         self._place = {subject: place for place, subject in enumerate(by_subject)}
 
     def draw(
@@ -66,7 +68,7 @@ class DonorPool:
         if chance < self.share and others > 0:
             place = int(which * others)
             slices = self._slices[place + (own is not None and place >= own)]
-            return slices[int(where * len(slices))]
+            return self._records[int(slices[int(where * len(slices))])]
         shift = 1 + int(where * max(num_slices - 1, 1))
         return {**record, "slice_index": (record["slice_index"] + shift) % num_slices}
 
