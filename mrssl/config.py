@@ -17,14 +17,22 @@ from mrssl.errors import MrsslError
 #: The one switch between pretraining and fine-tuning (``MODEL.ROI_HEADS.NAME``).
 DISTORTION_ROI_HEADS = "DistortionROIHeads"
 
+#: The peer pretext (``MODEL.META_ARCHITECTURE``): no detector, the whole slice is restored.
+WHOLE_SLICE_RESTORATION = "WholeSliceRestoration"
+
 
 class ConfigError(MrsslError):
     """A configuration file or override that cannot be used; the message names the key."""
 
 
 def is_pretraining(cfg: CN) -> bool:
-    """Whether ``cfg`` asks for the pretext task (find, name and restore distortions)."""
-    return cfg.MODEL.ROI_HEADS.NAME == DISTORTION_ROI_HEADS
+    """Whether ``cfg`` asks for a pretext task, and so for no labels."""
+    return cfg.MODEL.ROI_HEADS.NAME == DISTORTION_ROI_HEADS or restores_whole_slices(cfg)
+
+
+def restores_whole_slices(cfg: CN) -> bool:
+    """Whether the pretext task is not to find, name and restore regions, but the peer's."""
+    return cfg.MODEL.META_ARCHITECTURE == WHOLE_SLICE_RESTORATION
 
 
 def add_mrssl_config(cfg: CN) -> None:
@@ -114,7 +122,9 @@ def add_mrssl_config(cfg: CN) -> None:
     node.DISTORTION_HEAD.NORM = "BN"
     node.TYPE_HEAD = CN()
     node.TYPE_HEAD.CONV_DIM = 64
-    node.TYPE_HEAD.LOSS_WEIGHT = 1.0
+    # The loss sums over the types; at full weight the encoder that both branches share restores
+    # half as many dB in as many steps and tells the types apart hardly better.
+    node.TYPE_HEAD.LOSS_WEIGHT = 0.25
     node.RESTORATION_HEAD = CN()
     node.RESTORATION_HEAD.RESOLUTION = 48  # restored pixels a side; + 2 MARGIN a multiple of 8
     node.RESTORATION_HEAD.L1_WEIGHT = 0.5
@@ -127,7 +137,16 @@ def add_mrssl_config(cfg: CN) -> None:
     node.TRANSFER.SCOPE = "detector"  # "backbone", "fpn", "rpn" or "detector"
     # Learning-rate factor of the loaded parameters, and iterations for which they stay frozen.
     node.TRANSFER.LR_FACTOR = 1.0
+    # Further factor on it for each stage below the heads, which are the seventh: stem, res2, res3,
+    # res4, res5, FPN, heads. Below 1, early layers change less.
+    node.TRANSFER.LAYER_DECAY = 1.0
     node.TRANSFER.FREEZE_ITERS = 0
+
+    # -- evaluation of volumes ---------------------------------------------------------------------
+    node.EVALUATION = make()
+    # Instances with a lower score are left out of the volumes that Dice and distances are measured
+    # on. A detector that was trained briefly is sure of nothing: then 0.5 leaves hardly any.
+    node.EVALUATION.SCORE_THRESHOLD = 0.5
 
     # -- training ---------------------------------------------------------------------------------
     node.SOLVER = make()

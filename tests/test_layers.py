@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 MIDDLE = ("distortions", "data", "modeling", "evaluation", "checkpoint")
-EVERYWHERE = ("", "errors", "files", "config")  # mrssl itself and its modules
+EVERYWHERE = ("", "errors", "files", "config", "privacy")  # mrssl itself and its modules
 KNOWN = (*EVERYWHERE, "structures", *MIDDLE, "engines")
 DETECTORS = ("detectron2", "torchvision")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import mrssl
-from mrssl.config import load_cfg
+from mrssl.config import WHOLE_SLICE_RESTORATION, load_cfg
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
@@ -47,7 +47,9 @@ def test_configs_are_short(file: Path) -> None:
 
 @pytest.mark.parametrize("file", CONFIGS, ids=_name)
 def test_configs_load(file: Path) -> None:
-    assert load_cfg(file).MODEL.META_ARCHITECTURE == "GeneralizedRCNN"
+    peer = file.name.startswith("whole_slice")
+    architecture = WHOLE_SLICE_RESTORATION if peer else "GeneralizedRCNN"
+    assert architecture == load_cfg(file).MODEL.META_ARCHITECTURE
 
 
 def test_no_path_of_a_machine() -> None:

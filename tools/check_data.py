@@ -2,7 +2,8 @@
 """List every volume under a path, what is wrong with it, and every file that is refused and why.
 
 PATH is a folder or file of DICOM or NIfTI, or a dataset.json[:split]. Reads everything, writes
-nothing unless asked to, and shows no patient name: subjects of DICOM are digests of PatientID.
+nothing unless asked to, and shows no patient name: subjects of DICOM are digests of PatientID, and
+words of a path that are in the patient's name or ID are covered by digits of their digest.
 """
 
 from __future__ import annotations
@@ -44,6 +45,11 @@ def parser() -> argparse.ArgumentParser:
         default="",
         metavar="REGEX",
         help="whose first group is the subject in a path (default: by the format)",
+    )
+    options.add_argument(
+        "--show-paths",
+        action="store_true",
+        help="do not cover the names of patients that folders are named after",
     )
     options.add_argument(
         "--write-split", metavar="F", help="divide the subjects, and write this split.json"
@@ -99,7 +105,12 @@ def table(report: DataReport) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Check, print, and write what was asked for; 1 where nothing is usable."""
     args = parser().parse_args(arguments)
-    report = check_data(args.path, subject_pattern=args.subject_pattern, progress=progress)
+    report = check_data(
+        args.path,
+        subject_pattern=args.subject_pattern,
+        show_paths=args.show_paths,
+        progress=progress,
+    )
     print(table(report))
     if args.json:
         report.write_json(args.json)

@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""Damage DICOM and NIfTI files, and see that the readers end in a volume or the defined error.
+"""Damage files of scans, and see that the readers end in a volume or the defined error.
 
 What a bad disk, a broken export or an attacker would do: bytes and bits flipped, files cut, lengths
-inflated, spans inserted, deleted and repeated, sequences nested. Seeded: ``--first N --count 1``
-repeats case N. Ends with status 1 where anything else than a volume or the error came out, where
-one file took over 5 seconds of the processor, or where memory grew by over 1 GB.
+inflated, spans inserted, deleted and repeated, sequences nested. Compressed files are damaged
+within as often as without. Seeded: ``--first N --count 1`` repeats case N. Ends with status 1 where
+anything else than a volume or the error came out, where one file took over 5 seconds of the
+processor, or where memory grew by over 1 GB.
 """
 
 from __future__ import annotations
@@ -15,13 +16,15 @@ import resource
 import struct
 import tempfile
 import time
+import zlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from mrssl.data import find_volumes, read_volume
+from mrssl.data.dicom_elements import DEFLATED, read_file_meta
 from mrssl.errors import MrsslError, run_main
 
 #: Processor seconds a file may take, and kB that memory may grow by.
@@ -102,14 +105,13 @@ MUTATIONS = (
 def mutate(source: Path, target: Path, seed: int) -> str:
     """Write a damaged copy of ``source`` to ``target``; returns what was done to it.
 
-    Half of the damage falls on the first 2 kB, where the headers are. A ``.gz`` is damaged within
-    as often as without.
+    Half of the damage falls on the first 2 kB, where the headers are.
     """
     rng = np.random.default_rng([seed, source.stat().st_size])
     data = bytearray(source.read_bytes())
-    zipped = source.suffix == ".gz" and rng.random() < 0.7
-    if zipped:
-        data = bytearray(gzip.decompress(data))
+    pack = None
+    if rng.random() < 0.7:
+        data, pack = unpacked(source, data)
     done = []
     for _ in range(int(rng.integers(1, 4))):
         if not data:
@@ -118,12 +120,28 @@ def mutate(source: Path, target: Path, seed: int) -> str:
         mutation = MUTATIONS[int(rng.integers(len(MUTATIONS)))]
         data = mutation(data, rng, region)
         done.append(mutation.__name__)
-    target.write_bytes(gzip.compress(bytes(data), 1) if zipped else data)
+    target.write_bytes(pack(bytes(data)) if pack else data)
     return ", ".join(done)
 
 
-def try_reading(path: Path) -> str:
-    """Read as a data set would: "read" or "refused".
+def unpacked(source: Path, data: bytearray) -> tuple[bytearray, Callable[[bytes], bytes] | None]:
+    """What is within a ``.gz`` or a deflated DICOM file, and what packs it again; or None."""
+    if source.suffix == ".gz":
+        return bytearray(gzip.decompress(data)), lambda inner: gzip.compress(inner, 1)
+    syntax, start = read_file_meta(bytes(data))
+    if syntax != DEFLATED:
+        return data, None
+    meta = bytes(data[:start])
+
+    def pack(inner: bytes) -> bytes:
+        deflater = zlib.compressobj(1, zlib.DEFLATED, -zlib.MAX_WBITS)
+        return meta + deflater.compress(inner) + deflater.flush()
+
+    return bytearray(zlib.decompress(data[start:], -zlib.MAX_WBITS)), pack
+
+
+def try_reading(path: Path) -> tuple[str, float, int]:
+    """Read as a data set would: "read" or "refused", processor seconds, kB that memory grew by.
 
     Raises:
         AssertionError: an error of another kind or of several lines, or too slow, or too large.
@@ -143,13 +161,13 @@ def try_reading(path: Path) -> str:
     growth = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     assert seconds < MAX_SECONDS, f"took {seconds:.1f} s"
     assert growth < MAX_GROWTH, f"memory grew by {growth} kB"
-    return outcome
+    return outcome, seconds, growth
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("files", nargs="+", type=Path, help="good .dcm, .nii and .nii.gz files")
+    options.add_argument("files", nargs="+", type=Path, help="good files of any format read")
     options.add_argument("--count", type=int, default=1000, help="damaged files to try")
     options.add_argument("--first", type=int, default=0, help="number of the first")
     return options
@@ -159,6 +177,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Try, and count the outcomes."""
     args = parser().parse_args(arguments)
     counts: Counter[str] = Counter()
+    slowest, largest = 0.0, 0
     with tempfile.TemporaryDirectory() as folder:
         for number in range(args.first, args.first + args.count):
             source = args.files[number % len(args.files)]
@@ -166,13 +185,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
             path = Path(folder) / f"damaged{suffix}"
             done = mutate(source, path, number)
             try:
-                counts[try_reading(path)] += 1
+                outcome, seconds, growth = try_reading(path)
+                counts[outcome] += 1
+                slowest, largest = max(slowest, seconds), max(largest, growth)
             except (KeyboardInterrupt, SystemExit):
                 raise
             except BaseException as error:  # whatever comes is what is looked for
                 counts["wrong"] += 1
                 print(f"{number} {source.name} ({done}): {type(error).__name__}: {error}")
     print(", ".join(f"{count} {what}" for what, count in sorted(counts.items())))
+    print(f"slowest {slowest:.2f} s of the processor; memory grew by {largest} kB at most")
     return 1 if counts["wrong"] else 0
 
 

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from mrssl.config import load_cfg
 from mrssl.data.mapper import INTENSITY_SCALE
-from mrssl.distortions import Distortion, DistortionContext, Region
+from mrssl.distortions import Distorter, Distortion, DistortionContext, Region
 from mrssl.distortions.distorter import blend
 from mrssl.engines.datasets import RunData
 from mrssl.errors import MrsslError, run_main
@@ -230,7 +230,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     data = RunData(load_cfg(args.config_file, args.opts), seed=args.seed)
     mapper = data.train_mapper
     places = np.linspace(0, len(data.train) - 1, args.num + 2)[1:-1].round().astype(int)
-    if mapper.distorter is not None:
+    if isinstance(mapper.distorter, Distorter):
         # Read the middle slice of the data by evaluation's rule, and take it clean.
         record = data.train[len(data.train) // 2]
         image = data.test_mapper(record)["clean"] / np.float32(INTENSITY_SCALE)

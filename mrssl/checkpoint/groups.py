@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
@@ -39,10 +40,24 @@ SCOPES: dict[str, frozenset[str]] = {
 #: Groups whose shapes depend on the classes.
 PREDICTORS = frozenset(("box_predictor", "mask_predictor"))
 
+#: The stage of RPN and heads in :func:`height_of`.
+TOP = 6
+
 
 def group_of(name: str) -> str:
     """The group of a tensor, by its name in Detectron2's naming; "other" if it is in none."""
     return next((group for prefix, group in _PREFIXES if name.startswith(prefix)), OTHER)
+
+
+def height_of(name: str) -> int:
+    """The stage of a tensor, by its name in Detectron2's naming, from the input up.
+
+    Returns:
+        0 for the stem, 1 to 4 for res2 to res5, 5 for the FPN, :data:`TOP` for all above it.
+    """
+    if match := re.match(r"backbone\.bottom_up\.(?:stem|res(\d))\.", name):
+        return int(match[1] or 1) - 1
+    return TOP - 1 if group_of(name) == "fpn" else TOP
 
 
 def groups_of_scope(scope: str) -> frozenset[str]:

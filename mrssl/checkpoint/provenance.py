@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mrssl.errors import MrsslError
+from mrssl.privacy import folder_alias
 
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
@@ -42,7 +43,10 @@ class Provenance:
         roi_heads: ``MODEL.ROI_HEADS.NAME``.
         backbone_depth: layers of the ResNet.
         backbone_norm: ``MODEL.RESNETS.NORM``.
-        data: names of the training data sets, without their folders.
+        data: names of the training data sets, without their folders; a folder of scans that no
+            ``dataset.json`` names goes by an alias, since it might bear a patient's name.
+        intensities: between which raw intensities they lie, see
+            :func:`mrssl.data.statistics.intensity_summary`.
         iteration: optimiser steps taken.
         model_config: the ``MODEL`` node and ``INPUT.FORMAT`` as plain types, with stock
             Detectron2's keys; :mod:`mrssl.checkpoint.export` writes it beside an export.
@@ -62,6 +66,7 @@ class Provenance:
     backbone_depth: int | None = None
     backbone_norm: str = ""
     data: tuple[str, ...] = ()
+    intensities: dict[str, Any] = field(default_factory=dict)
     iteration: int | None = None
     model_config: dict[str, Any] = field(default_factory=dict)
 
@@ -73,6 +78,7 @@ class Provenance:
         task: str,
         class_names: Sequence[str],
         type_names: Sequence[str] = (),
+        intensities: Mapping[str, Any] | None = None,
         iteration: int | None = None,
     ) -> Provenance:
         """The provenance of a model built from ``cfg`` (either engine's, ``MRSSL`` included)."""
@@ -88,6 +94,7 @@ class Provenance:
             backbone_depth=cfg.MODEL.RESNETS.DEPTH,
             backbone_norm=cfg.MODEL.RESNETS.NORM,
             data=tuple(_data_name(name) for name in cfg.DATASETS.TRAIN),
+            intensities=_plain(intensities or {}),
             iteration=iteration,
             model_config={
                 "MODEL": _plain(
@@ -180,6 +187,8 @@ def _agree(a: Any, b: Any) -> bool:
 
 def _data_name(name: str) -> str:
     """A data set's name without the folders above it, which are of the machine and its user."""
+    if Path(name).is_dir() and not (Path(name) / "dataset.json").is_file():
+        return folder_alias(name)
     parts = Path(name).parts
     described = bool(parts) and parts[-1].startswith("dataset.json")  # says nothing by itself
     return "/".join(parts[-2:] if described else parts[-1:])
@@ -261,6 +270,7 @@ _CHECKS = {
     "backbone_depth": _count,
     "backbone_norm": _text,
     "data": _texts,
+    "intensities": _config,
     "iteration": _count,
     "model_config": _config,
 }

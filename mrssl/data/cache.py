@@ -15,6 +15,9 @@ from mrssl.data.store import StoredVolume, is_stored, open_array, stored_entry
 from mrssl.errors import MrsslError
 from mrssl.structures.volume import Volume
 
+#: Windows remembered, at most.
+_MAX_WINDOWS = 4096
+
 
 class VolumeCache:
     """Normalised images and label volumes of dataset dicts, least recently used dropped first.
@@ -52,7 +55,7 @@ class VolumeCache:
             "zscore_range": list(zscore_range),
             "window": list(window),
         }
-        self._stored_windows: dict[str, tuple[float, float]] = {}
+        self._windows: OrderedDict[tuple[str, str, str], tuple[float, float]] = OrderedDict()
         self._reader = reader or _read
         # array, and the affine of its grid
         self._entries: OrderedDict[tuple[str, ...], tuple[np.ndarray, np.ndarray]] = OrderedDict()
@@ -83,11 +86,27 @@ class VolumeCache:
         Raises:
             MrsslError: the source cannot be read.
         """
-        if is_stored(record["file_name"]) and record["slice_axis"] == "D":
+        if _is_mapped(record):
             array = open_array(record["file_name"])
-            low, high = self._stored_window(record["file_name"], array)
-            return StoredVolume(array, low, high)  # type: ignore[return-value]
+            return StoredVolume(array, *self.window(record))  # type: ignore[return-value]
         return self._image_entry(record)[0]
+
+    def window(self, record: dict[str, Any]) -> tuple[float, float]:
+        """The raw intensities (a.u.) that a volume's 0 and 1 stand for.
+
+        From the index of a slice store that was prepared for this normalisation, else measured.
+
+        Raises:
+            MrsslError: the source cannot be read.
+        """
+        key = _key(record)
+        if key not in self._windows:
+            entry = stored_entry(record["file_name"]) if _is_mapped(record) else None
+            if entry is not None and entry.normalization == self._normalization:
+                self._remember(key, entry.window)
+            else:
+                self._measure(key, self._volume(record).array)
+        return self._windows[key]
 
     def label(self, record: dict[str, Any]) -> np.ndarray:
         """The label volume of a dataset dict that has a ``label_file``.
@@ -120,8 +139,7 @@ class VolumeCache:
         return self._bytes
 
     def _image_entry(self, record: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-        key = ("image", record["file_name"], record.get("series", ""), record["slice_axis"])
-        return self._get(key, lambda: self._image(record))
+        return self._get(("image", *_key(record)), lambda: self._image(record))
 
     def _get(
         self, key: tuple[str, ...], make: Callable[[], tuple[np.ndarray, np.ndarray]]
@@ -139,27 +157,38 @@ class VolumeCache:
             self._bytes -= dropped.nbytes
         return entry
 
-    def _stored_window(self, file: str, array: np.ndarray) -> tuple[float, float]:
-        """From the index if that was prepared for this normalisation, else measured once."""
-        if file not in self._stored_windows:
-            entry = stored_entry(file)
-            if entry["normalization"] == self._normalization:
-                low, high = entry["window"]
-            else:
-                raw = array.astype(np.float32)
-                low, high = intensity_window(raw, **self._window)  # type: ignore[arg-type]
-            self._stored_windows[file] = (low, high)
-        return self._stored_windows[file]
+    def _measure(self, key: tuple[str, str, str], raw: np.ndarray) -> tuple[float, float]:
+        return self._remember(key, intensity_window(raw, **self._window))  # type: ignore[arg-type]
+
+    def _remember(
+        self, key: tuple[str, str, str], window: tuple[float, float]
+    ) -> tuple[float, float]:
+        self._windows[key] = window
+        if len(self._windows) > _MAX_WINDOWS:
+            self._windows.popitem(last=False)
+        return window
+
+    def _volume(self, record: dict[str, Any]) -> Volume:
+        volume = self._reader(record["file_name"], record.get("series", ""))
+        return volume.take_slices(record["slice_axis"])
 
     def _image(self, record: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-        volume = self._reader(record["file_name"], record.get("series", ""))
-        volume = volume.take_slices(record["slice_axis"])
-        low, high = intensity_window(volume.array, **self._window)  # type: ignore[arg-type]
+        volume = self._volume(record)
+        low, high = self._measure(_key(record), volume.array)
         return normalize(volume.array, low, high), volume.affine
 
     def _label(self, record: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
         image, affine = self._image_entry(record)
         return read_label(record["label_file"], affine, image.shape), affine
+
+
+def _key(record: dict[str, Any]) -> tuple[str, str, str]:
+    return record["file_name"], record.get("series", ""), record["slice_axis"]
+
+
+def _is_mapped(record: dict[str, Any]) -> bool:
+    """Whether a slice is read from a store's memory map, as it lies there."""
+    return is_stored(record["file_name"]) and record["slice_axis"] == "D"
 
 
 def _read(file_name: str, series: str) -> Volume:

@@ -16,9 +16,10 @@ import numpy as np
 from mrssl.data.descriptions import Case, parse_dataset_path, read_description
 from mrssl.data.label_files import check_label, read_label
 from mrssl.data.normalization import foreground_threshold, intensity_window, normalize
-from mrssl.data.sources import Refused, find_volumes, read_volume, volume_slice_axis
+from mrssl.data.sources import Refused, find_volumes, read_source, volume_slice_axis
 from mrssl.errors import MrsslError
 from mrssl.files import written_whole
+from mrssl.privacy import PathMask
 from mrssl.structures.volume import Volume
 
 #: Side of one picture of the contact sheet, and of its caption, in pixels.
@@ -56,6 +57,17 @@ class DataReport:
         with written_whole(path) as temporary:
             temporary.write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
 
+    def cover_names(self, mask: PathMask) -> None:
+        """Cover patients' names in paths, and in what the headers say of series and protocol."""
+        for volume in self.volumes:
+            volume["path"] = mask(volume["path"])
+            volume["faults"] = [mask(fault) for fault in volume["faults"]]
+            volume["tags"] = {name: mask.cover(text) for name, text in volume["tags"].items()}
+            volume["subject"] = mask.cover(volume["subject"])
+            if "label" in volume:
+                volume["label"]["path"] = mask(volume["label"]["path"])
+        self.refused = [Refused(mask(item.path), mask(item.reason)) for item in self.refused]
+
     def duplicates(self) -> list[list[dict[str, Any]]]:
         """Volumes with the same voxels, in groups of two or more."""
         groups: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
@@ -68,6 +80,7 @@ def check_data(
     path: str | Path,
     *,
     subject_pattern: str = "",
+    show_paths: bool = False,
     progress: Callable[[list[Case]], Iterator[Case]] = iter,
 ) -> DataReport:
     """Read every volume of a folder, file or ``dataset.json[:split]``, and say what is wrong.
@@ -75,6 +88,8 @@ def check_data(
     Args:
         path: as ``DATASETS.TRAIN`` takes it.
         subject_pattern: as ``MRSSL.DATA.SUBJECT_PATTERN``.
+        show_paths: report paths as they are. Else words of a path that are in the name, or the ID,
+            of a patient are replaced by digits of their digest.
         progress: wraps the list of cases, to show how far it is.
 
     Raises:
@@ -94,6 +109,9 @@ def check_data(
         report.refused.extend(found.refused)
     for case in progress(cases):
         _check_case(case, values, report)
+    if not show_paths:
+        root = file.parent if file.is_file() else file
+        report.cover_names(PathMask(root, (case.source.marks for case in cases)))
     for group in report.duplicates():
         for volume in group:
             other = group[0] if volume is not group[0] else group[1]
@@ -109,7 +127,7 @@ def _name(volume: dict[str, Any]) -> str:
 def _check_case(case: Case, values: list[Any], report: DataReport) -> None:
     source = case.source
     try:
-        volume = read_volume(source.path, series=source.series)
+        volume = read_source(source)
     except MrsslError as error:
         where = source.path + (f" [{source.series}]" if source.series else "")
         report.refused.append(Refused(where, str(error)))

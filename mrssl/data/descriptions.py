@@ -10,6 +10,7 @@ A path that leaves the file's folder is refused, so that a description from a st
 but what came with it, unless the environment has ``MRSSL_TRUST_PATHS=1``: no file can set that.
 
 A ``split.json`` beside it maps the name of a split to the names of its cases (or subjects).
+``dataset.json:train[a,b]`` is the cases (or subjects) ``a`` and ``b`` of the split ``train``.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from mrssl.data.sources import (
 )
 from mrssl.data.store import check_index, find_index
 from mrssl.errors import MrsslError
+from mrssl.privacy import folder_alias
 
 _LOG = logging.getLogger(__name__)
 
@@ -101,10 +103,11 @@ def describe(name_or_path: str | Path, *, subject_pattern: str = "") -> Descript
             reason = f"{len(found.refused)} files refused, the first {first.path}: {first.reason}"
         raise MrsslError(f"{path}: no MRI volume found ({reason})")
     if found.refused:
+        where = found.mask(path)(str(path))
         _LOG.warning(
-            "%s: %d files are not used (tools/check_data.py lists them)", path, len(found.refused)
+            "%s: %d files are not used (tools/check_data.py lists them)", where, len(found.refused)
         )
-    return Description(path.resolve().name, [Case(v.subject, v) for v in found.volumes])
+    return Description(folder_alias(path), [Case(v.subject, v) for v in found.volumes])
 
 
 def read_description(path: Path, split: str = "", *, subject_pattern: str = "") -> Description:
@@ -275,12 +278,40 @@ def _agrees(text: str | None, wanted: Any) -> bool:
     return False
 
 
-def _of_split(path: Path, split: str, cases: Sequence[Case]) -> list[Case]:
+def select_subjects(name_or_path: str | Path, subjects: Sequence[str]) -> str:
+    """The path of some subjects of a split: ``dataset.json:train`` -> ``dataset.json:train[a,b]``.
+
+    Raises:
+        MrsslError: the path names no split, or a name cannot stand in a path.
+    """
+    if not parse_dataset_path(name_or_path)[1]:
+        raise MrsslError(f"{name_or_path}: subjects can be chosen of a split only")
+    if not subjects:
+        raise MrsslError(f"{name_or_path}: no subject is chosen")
+    for name in subjects:
+        if not name or set(name) & set("[],:/\\"):
+            raise MrsslError(f"{name_or_path}: the subject {name!r} cannot be named in a path")
+    return f"{name_or_path}[{','.join(subjects)}]"
+
+
+def read_splits(path: Path) -> dict[str, list[str]]:
+    """``split.json``: the name of a split -> names of cases or subjects.
+
+    Raises:
+        MrsslError: missing, or something else.
+    """
     splits = read_json(path)
+    for names in splits.values():
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise MrsslError(f"{path}: every split must be a list of case names")
+    return splits
+
+
+def _of_split(path: Path, split: str, cases: Sequence[Case]) -> list[Case]:
+    split, selected_names = _parse_selection(path, split)
+    splits = read_splits(path)
     if split not in splits:
         raise MrsslError(f"{path}: no split {split!r}; it has {', '.join(map(repr, splits))}")
-    if not all(isinstance(names, list) for names in splits.values()):
-        raise MrsslError(f"{path}: every split must be a list of case names")
     by_name: dict[str, list[Case]] = {}
     for case in cases:
         for name in {case.name, case.source.subject}:
@@ -289,7 +320,23 @@ def _of_split(path: Path, split: str, cases: Sequence[Case]) -> list[Case]:
     if unknown:
         raise MrsslError(f"{path}: split {split!r} names {unknown[0]!r}, which is no case")
     _check_leak(path, split, splits, by_name)
-    wanted = set(splits[split])
+    chosen = _named(cases, splits[split])
+    for name in selected_names:
+        if not _named(chosen, [name]):
+            raise MrsslError(f"{path}: split {split!r} has no {name!r}")
+    return _named(chosen, selected_names) if selected_names else chosen
+
+
+def _parse_selection(path: Path, split: str) -> tuple[str, list[str]]:
+    """``train[a,b]`` -> ("train", ["a", "b"]); no names for the whole split."""
+    match = re.fullmatch(r"([^\[\]]+)(?:\[([^\[\]]+)\])?", split)
+    if match is None:
+        raise MrsslError(f"{path}: {split!r} is neither a split nor split[subject,subject,...]")
+    return match.group(1), match.group(2).split(",") if match.group(2) else []
+
+
+def _named(cases: Sequence[Case], names: Sequence[str]) -> list[Case]:
+    wanted = set(names)
     return [case for case in cases if case.name in wanted or case.source.subject in wanted]
 
 
@@ -322,5 +369,7 @@ __all__ = [
     "describe",
     "parse_dataset_path",
     "read_description",
+    "read_splits",
+    "select_subjects",
     "selected",
 ]

@@ -1,25 +1,38 @@
-"""DICOM files and their values, as far as this package reads them.
+"""DICOM files and their header values, as far as this package reads them.
 
-Only the header fields listed here are read, and of those that name a patient only PatientID, of
-which a digest is made.
+Only the header fields listed here are read. Of those that name a patient these are PatientID, of
+which a digest is made, and PatientName, to recognise it where a folder is named after it.
 """
 
 from __future__ import annotations
 
-import hashlib
-import struct
+import io
 import warnings
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-import numpy as np
-
+from mrssl.data.dicom_elements import (
+    DEFLATED,
+    OddFileError,
+    RawHeader,
+    raw_items,
+    read_file_meta,
+    read_raw_header,
+)
+from mrssl.data.dicom_values import one_line
 from mrssl.errors import MrsslError, optional_import
 
 #: Private fields: Siemens' description of a mosaic, Philips' factor from stored to real values.
 CSA_IMAGE_HEADER = 0x00291010
 PHILIPS_SCALE_SLOPE = 0x2005100E
 SEGMENTATION_STORAGE = "1.2.840.10008.5.1.4.1.1.66.4"
+#: Their VRs, which a file of implicit VR does not state.
+_PRIVATE_VRS = {CSA_IMAGE_HEADER: "OB", PHILIPS_SCALE_SLOPE: "FL"}
 
 #: Header fields that may be asked for in ``include`` / ``exclude`` and are shown by check_data.
 #: Free of anything that identifies a person.
@@ -68,25 +81,86 @@ GEOMETRY = (
     "PixelRepresentation",
     "PixelPaddingValue",
     "PatientID",
+    "PatientName",
     "RescaleSlope",
     "RescaleIntercept",
-    "SharedFunctionalGroupsSequence",
-    "PerFrameFunctionalGroupsSequence",
     CSA_IMAGE_HEADER,
     PHILIPS_SCALE_SLOPE,
 )
-
-
-#: Transfer syntaxes whose pixels lie in the file as they are: (explicit VR, byte order).
-_NATIVE = {
-    "1.2.840.10008.1.2": (False, "<"),
-    "1.2.840.10008.1.2.1": (True, "<"),
-    "1.2.840.10008.1.2.2": (True, ">"),
+#: Functional groups of Enhanced objects, of all frames and of each (PS3.3 C.7.6.16).
+SEQUENCES = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
+#: What they keep where classic objects have it at the top: by macro, the attribute and the classic
+#: one that it stands for.
+MACROS = {
+    "PlanePositionSequence": {"ImagePositionPatient": "ImagePositionPatient"},
+    "PlaneOrientationSequence": {"ImageOrientationPatient": "ImageOrientationPatient"},
+    "PixelMeasuresSequence": {
+        "PixelSpacing": "PixelSpacing",
+        "SliceThickness": "SliceThickness",
+        "SpacingBetweenSlices": "SpacingBetweenSlices",
+    },
+    "MREchoSequence": {"EffectiveEchoTime": "EchoTime"},
+    "MRDiffusionSequence": {"DiffusionBValue": "DiffusionBValue"},
+    "MRModifierSequence": {"InversionTimes": "InversionTime"},
+    "MRImageFrameTypeSequence": {
+        "FrameType": "ImageType",
+        "ComplexImageComponent": "ComplexImageComponent",
+    },
+    "FrameContentSequence": {
+        "TemporalPositionIndex": "TemporalPositionIdentifier",
+        "FrameAcquisitionNumber": "AcquisitionNumber",
+    },
+    "PixelValueTransformationSequence": {
+        "RescaleSlope": "RescaleSlope",
+        "RescaleIntercept": "RescaleIntercept",
+    },
 }
+_CHARACTER_SET = 0x00080005
+_PADDING, _SIGNED = 0x00280120, 0x00280103
+
+#: First groups of a file without preamble: file meta information, or the identifying group.
+_FIRST_GROUPS = frozenset((b"\x02\0", b"\0\x02", b"\x08\0", b"\0\x08"))
+#: Bytes that the file meta information is looked for in.
+_META_BYTES = 1 << 14
+#: What a deflated file may inflate to: so many times its size, where that is within these bytes.
+_MAX_INFLATION, _MIN_INFLATED, _MAX_INFLATED = 32, 1 << 23, 1 << 28
 
 
 class DicomError(MrsslError):
     """A DICOM file that cannot be used; the message names the file and the reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """The fields of a file that this package uses.
+
+    Attributes:
+        values: by keyword (private ones by tag), converted by pydicom; empty ones are left out.
+            The items of a sequence are dictionaries, or ``Dataset`` objects, of the same names.
+        syntax: UID of the transfer syntax; "" where the file does not say.
+        offset: byte of the file where uncompressed pixels begin; None where they must be decoded.
+    """
+
+    values: dict[str | int, Any]
+    syntax: str
+    offset: int | None
+
+
+def read_header(path: str | Path) -> Header:
+    """The fields that this package uses, without the pixels.
+
+    Raises:
+        DicomError: not DICOM, truncated or damaged.
+    """
+    with _reading(path) as stream:
+        with suppress(OddFileError):
+            raw = read_raw_header(stream, _wanted().keys())
+            return Header(_converted(raw), raw.syntax, raw.offset)
+        stream.seek(0)
+        dataset = _parse(path, stream, stop_before_pixels=True, specific_tags=list(_wanted()))
+        syntax = str(dataset.file_meta.get("TransferSyntaxUID", ""))
+        values = {_wanted()[e.tag]: e.value for e in dataset if e.tag in _wanted()}
+        return Header({k: v for k, v in values.items() if v not in (None, "")}, syntax, None)
 
 
 def read_dataset(path: str | Path) -> Any:
@@ -98,144 +172,134 @@ def read_dataset(path: str | Path) -> Any:
     Raises:
         DicomError: not DICOM, truncated or damaged.
     """
-    return _parse(path)[0]
+    with _reading(path) as stream:
+        return _parse(path, stream)
 
 
-def read_header(path: str | Path) -> tuple[Any, int | None]:
-    """The fields that this package uses, and where uncompressed pixels begin.
-
-    Returns:
-        a pydicom ``Dataset`` without pixels, and the offset of the first pixel's first byte in
-        the file, or None where the pixels are not simply there.
-
-    Raises:
-        DicomError: not DICOM, truncated or damaged.
-    """
-    return _parse(path, stop_before_pixels=True, specific_tags=[*TAGS, *GROUPING, *GEOMETRY])
-
-
-def _parse(path: str | Path, **options: Any) -> tuple[Any, int | None]:
-    pydicom = optional_import("pydicom", "pip install pydicom")
+@contextmanager
+def _reading(path: str | Path) -> Iterator[BinaryIO]:
+    """Open a file; whatever goes wrong while it is parsed is a DicomError that names it."""
+    optional_import("pydicom", "pip install pydicom")
     try:
         with warnings.catch_warnings(), open(path, "rb") as stream:
             warnings.simplefilter("ignore")
-            force = stream.read(132)[128:] != b"DICM"
-            stream.seek(0)
-            dataset = pydicom.dcmread(stream, force=force, **options)
-            return dataset, _native_offset(stream, dataset) if options else None
+            yield stream
     except FileNotFoundError as error:
         raise DicomError(f"{path}: no such file") from error
+    except DicomError:
+        raise
     except Exception as error:  # pydicom raises many kinds on damaged files
         raise DicomError(f"{path}: not a readable DICOM file ({one_line(error)})") from error
 
 
-def _native_offset(stream: Any, dataset: Any) -> int | None:
-    """Where the value of PixelData begins, if the stream stands before it (PS3.5 7.1, A.4)."""
-    syntax = str(getattr(getattr(dataset, "file_meta", None), "TransferSyntaxUID", ""))
-    if syntax not in _NATIVE:
-        return None
-    explicit, order = _NATIVE[syntax]
-    position = stream.tell()
-    head = stream.read(12 if explicit else 8)
-    if head[:4] != struct.pack(f"{order}HH", 0x7FE0, 0x0010):
-        return None
-    (length,) = struct.unpack(f"{order}I", head[-4:])
-    return None if length == 0xFFFFFFFF else position + len(head)
+def _parse(path: str | Path, stream: BinaryIO, **options: Any) -> Any:
+    import pydicom
+
+    head = stream.read(_META_BYTES)
+    stream.seek(0)
+    preamble = head[128:132] == b"DICM"
+    if not preamble and head[:2] not in _FIRST_GROUPS:
+        raise DicomError(f"{path}: neither DICOM nor NIfTI")
+    syntax, end = read_file_meta(head)
+    if syntax == DEFLATED:
+        stream = _inflated(stream.read(), end)
+    elif not syntax and DEFLATED.encode() in stream.read():
+        raise ValueError("deflated, and its file meta information is damaged")
+    stream.seek(0)
+    return pydicom.dcmread(stream, force=not preamble, **options)
 
 
-def header_values(dataset: Any) -> dict[str | int, Any]:
-    """The values of a dataset by keyword (private ones by tag); sequences are left out.
+def _inflated(data: bytes, start: int) -> BinaryIO:
+    """A deflated file (PS3.5 A.5), its data set inflated; one that swells too much is refused."""
+    limit = min(max(_MIN_INFLATED, _MAX_INFLATION * len(data)), _MAX_INFLATED)
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    dataset = inflater.decompress(data[start:], limit)
+    if inflater.unconsumed_tail:
+        raise ValueError(f"deflated: {len(data)} bytes that swell to over {limit}")
+    plain = b"1.2.840.10008.1.2.1".ljust(len(DEFLATED), b"\0")
+    return io.BytesIO(data[:start].replace(DEFLATED.encode(), plain) + dataset)
+
+
+@lru_cache(maxsize=1)
+def _wanted() -> dict[int, str | int]:
+    """Tag -> the name of its value, of all that is read."""
+    from pydicom.datadict import tag_for_keyword
+
+    inner = (name for names in MACROS.values() for name in names)
+    fields = ("SpecificCharacterSet", *TAGS, *GROUPING, *GEOMETRY)
+    names: tuple[str | int, ...] = (*fields, *SEQUENCES, *MACROS, *inner)
+    tags = (name if isinstance(name, int) else tag_for_keyword(name) for name in names)
+    return {tag: name for tag, name in zip(tags, names, strict=True) if tag is not None}
+
+
+def _converted(raw: RawHeader) -> dict[str | int, Any]:
+    """Values by name, through pydicom.
 
     From slice to slice most fields repeat, so converted values are kept and found again by their
-    bytes: this halves the time that a folder's headers take.
+    bytes: this saves most of the time that conversion takes.
     """
-    from pydicom.datadict import keyword_for_tag
-
+    character_set = raw.elements.get(_CHARACTER_SET)
     values: dict[str | int, Any] = {}
-    for tag in list(dataset.keys()):
-        raw = dataset.get_item(tag)
-        if raw.VR == "SQ":
+    new: list[tuple[int, Any]] = []
+    for tag, (vr, content) in raw.elements.items():
+        name = _wanted()[tag]
+        if name in SEQUENCES or name in MACROS:
+            if vr == "UN":  # PS3.5 6.2.2: coded in a way of its own
+                raise OddFileError
+            values[name] = [_converted(i) for i in raw_items(content, raw, _wanted().keys())]
             continue
-        name = keyword_for_tag(tag) or int(tag)
-        content = raw.value
-        if type(content) is not bytes or len(content) > 256 or not content.isascii():
-            values[name] = dataset[tag].value
-            continue
-        key = (tag, raw.VR, raw.is_little_endian, content)
-        if key not in _CONVERTED:
-            if len(_CONVERTED) >= _MAX_CONVERTED:
-                _CONVERTED.clear()
-            _CONVERTED[key] = dataset[tag].value
-        values[name] = _CONVERTED[key]
+        key = (tag, vr, raw.little_endian, character_set, content)
+        if (value := _CONVERTED.get(key)) is not None:
+            values[name] = value
+        else:
+            new.append((tag, key))
+    if new:
+        dataset = _dataset(raw, {_CHARACTER_SET, _SIGNED, *(tag for tag, _ in new)})
+        for tag, key in new:
+            values[_wanted()[tag]] = value = dataset[tag].value
+            # Padding is read as PixelRepresentation says, which is no part of the key.
+            if len(key[-1]) <= _MAX_KEPT_BYTES and tag != _PADDING:
+                _CONVERTED[key] = value
+        if len(_CONVERTED) > _MAX_CONVERTED:
+            _CONVERTED.clear()
     return values
 
 
+def forget_values() -> None:
+    """Convert every value anew from here on."""
+    _CONVERTED.clear()
+
+
 _CONVERTED: dict[Any, Any] = {}
-_MAX_CONVERTED = 20_000
+_MAX_CONVERTED, _MAX_KEPT_BYTES = 20_000, 256
 
 
-def first(sequence: Any) -> Any:
-    """The first item of a sequence, or None."""
-    return sequence[0] if sequence else None
+def _dataset(raw: RawHeader, tags: Iterable[int]) -> Any:
+    """A pydicom ``Dataset`` of some of the elements, which converts them when it is asked."""
+    from pydicom import Dataset
+    from pydicom.dataelem import RawDataElement
+    from pydicom.tag import BaseTag
 
-
-def subject_digest(patient_id: Any) -> str:
-    """A pseudonym for PatientID: 12 hexadecimal digits of its SHA-256, "" for none."""
-    text = str(patient_id or "").strip()
-    return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:12] if text else ""
-
-
-def tag_text(value: Any) -> str:
-    """A tag's value as text; several values joined by a backslash, as DICOM writes them."""
-    if isinstance(value, (str, bytes)) or not hasattr(value, "__iter__"):
-        return str(value).strip()
-    return "\\".join(str(item).strip() for item in value)
-
-
-def numbers(value: Any, count: int) -> np.ndarray | None:
-    """``count`` finite numbers as float64, or None."""
-    try:
-        array = np.asarray([float(item) for item in value], dtype=np.float64)
-    except (TypeError, ValueError):
-        return None
-    return array if array.shape == (count,) and np.isfinite(array).all() else None
-
-
-def number(value: Any) -> float | None:
-    """The (first) value as a finite number, or None."""
-    try:
-        value = value[0] if hasattr(value, "__iter__") and not isinstance(value, str) else value
-        found = float(value)
-    except (TypeError, ValueError, IndexError):
-        return None
-    return found if np.isfinite(found) else None
-
-
-def positive(value: Any) -> float | None:
-    """The (first) value as a number above 0, or None."""
-    found = number(value)
-    return found if found is not None and found > 0 else None
-
-
-def one_line(error: BaseException) -> str:
-    """An exception's message on one line, short."""
-    return (" ".join(str(error).split()) or type(error).__name__)[:200]
+    elements: dict[Any, Any] = {}
+    for tag in tags:
+        if tag in raw.elements:
+            vr, content = raw.elements[tag]
+            coding = raw.implicit, raw.little_endian
+            vr = vr or _PRIVATE_VRS.get(tag)
+            key = BaseTag(tag)
+            elements[key] = RawDataElement(key, vr, len(content), content, 0, *coding)
+    return Dataset(elements)
 
 
 __all__ = [
     "CSA_IMAGE_HEADER",
+    "MACROS",
     "PHILIPS_SCALE_SLOPE",
     "SEGMENTATION_STORAGE",
     "TAGS",
     "DicomError",
-    "first",
-    "header_values",
-    "number",
-    "numbers",
-    "one_line",
-    "positive",
+    "Header",
+    "forget_values",
     "read_dataset",
     "read_header",
-    "subject_digest",
-    "tag_text",
 ]

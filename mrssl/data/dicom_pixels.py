@@ -9,12 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from mrssl.data.dicom_headers import DicomError, one_line, read_dataset
+from mrssl.data.dicom_headers import DicomError, read_dataset
 from mrssl.data.dicom_slices import PixelFormat, SliceHeader
+from mrssl.data.dicom_values import one_line
 
 #: Decoded bytes of one file, at most, and for each byte of a compressed file.
 _MAX_FILE_BYTES = 2**30
 _MAX_RATIO = 1000
+_JPEG_LS = frozenset(("1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.81"))
 
 
 def read_slices(slices: Sequence[SliceHeader]) -> np.ndarray:
@@ -36,9 +38,13 @@ def read_slices(slices: Sequence[SliceHeader]) -> np.ndarray:
             path, frames = item.path, _tiles(_stored_values(item), item.mosaic)
         if item.frame >= len(frames) or frames.shape[1:] != item.shape:
             raise DicomError(f"{path}: the pixels are {frames.shape}, the header differs")
-        values = _intensities(item, frames[item.frame])
-        volume[index] = values / (item.rescale[0] * (item.scale or 1.0)) if precise else values
-    return np.nan_to_num(volume, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
+        volume[index] = frames[item.frame]
+        _to_intensities(item, volume[index])
+        if precise:
+            volume[index] /= item.rescale[0] * (item.scale or 1.0)
+    if not np.isfinite(volume.sum()):  # one pass, where looking for each NaN takes several
+        np.nan_to_num(volume, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
+    return volume
 
 
 def _needs_philips_scale(slices: Sequence[SliceHeader]) -> bool:
@@ -69,7 +75,7 @@ def _native_values(path: str, pixels: PixelFormat) -> np.ndarray | None:
         return None
     values = np.fromfile(path, kind, count, offset=pixels.offset or 0)
     if used < allocated:  # what lies in the unused bits is no part of the value
-        values = values.astype(values.dtype.newbyteorder("=")) << (allocated - used)
+        values = values << (allocated - used)  # in the machine's byte order from here on
         values >>= allocated - used
     return values.reshape(pixels.frames, *pixels.shape)
 
@@ -87,6 +93,7 @@ def decode_frames(path: str, dataset: Any) -> np.ndarray:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            _choose_decoder(dataset)
             pixels = dataset.pixel_array
     except (KeyboardInterrupt, SystemExit):
         raise
@@ -98,6 +105,18 @@ def decode_frames(path: str, dataset: Any) -> np.ndarray:
             ) from error
         raise DicomError(f"{path}: the pixels can't be decoded ({one_line(error)})") from error
     return pixels[None] if pixels.ndim == 2 else pixels
+
+
+def _choose_decoder(dataset: Any) -> None:
+    """For JPEG-LS another than GDCM, which ends the process at some damaged files."""
+    from pydicom.pixels import get_decoder
+
+    syntax = dataset.file_meta.TransferSyntaxUID
+    if syntax in _JPEG_LS:
+        safe = [name for name in get_decoder(syntax).available_plugins if name != "gdcm"]
+        if not safe:
+            raise RuntimeError("missing dependencies")
+        dataset.pixel_array_options(decoding_plugin=sorted(safe)[0])
 
 
 def _tiles(frames: np.ndarray, side: int) -> np.ndarray:
@@ -125,16 +144,16 @@ def _check_size(path: str, dataset: Any) -> None:
         raise DicomError(f"{path}: truncated: {size:.0f} bytes of pixels promised")
 
 
-def _intensities(item: SliceHeader, stored: np.ndarray) -> np.ndarray:
+def _to_intensities(item: SliceHeader, values: np.ndarray) -> None:
+    """Turn stored values, float32, into intensities where they are."""
     pixels = item.pixels
-    values = stored.astype(np.float32)
     if pixels.padding is not None:
-        _fill_padding(values, stored == pixels.padding)
+        _fill_padding(values, values == np.float32(pixels.padding))
     if pixels.inverted:
-        values = (-1.0 if pixels.signed else 2.0 ** pixels.bits[1] - 1) - values
+        np.subtract(-1.0 if pixels.signed else 2.0 ** pixels.bits[1] - 1, values, out=values)
     if item.rescale != (1.0, 0.0):
-        values = values * np.float32(item.rescale[0]) + np.float32(item.rescale[1])
-    return values
+        values *= np.float32(item.rescale[0])
+        values += np.float32(item.rescale[1])
 
 
 def _fill_padding(values: np.ndarray, padded: np.ndarray) -> None:

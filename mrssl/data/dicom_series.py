@@ -9,20 +9,13 @@ the scanner may vary between volumes agrees; they are ordered by position along 
 from __future__ import annotations
 
 import hashlib
-import os
-from collections import OrderedDict, defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from mrssl.data.dicom_headers import DicomError
-from mrssl.data.dicom_slices import Plane, SliceHeader, read_slice_headers
-from mrssl.data.itk import itk_format
-from mrssl.data.nifti import is_nifti
-from mrssl.errors import MrsslError
+from mrssl.data.dicom_slices import Plane, SliceHeader
 from mrssl.structures.volume import check_affine
 
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
@@ -54,99 +47,6 @@ class DicomVolume:
     def shape(self) -> tuple[int, int, int]:
         """(slices, rows, columns)."""
         return (len(self.slices), *self.slices[0].shape)
-
-
-@dataclass(frozen=True)
-class FolderScan:
-    """What DICOM headers in one folder (or one file) amount to.
-
-    Attributes:
-        volumes: by home: the file, of a volume that lies in one file; else the folder.
-        refused: (path, reason) of files without a usable volume.
-    """
-
-    volumes: dict[str, tuple[DicomVolume, ...]]
-    refused: tuple[tuple[str, str], ...]
-
-    @property
-    def num_slices(self) -> int:
-        """Slices of all volumes together."""
-        return sum(len(v.slices) for volumes in self.volumes.values() for v in volumes)
-
-
-def scan_files(home: str, paths: Iterable[str]) -> FolderScan:
-    """Read the headers of ``paths``, which lie in ``home``, and group their slices to volumes."""
-    slices: list[SliceHeader] = []
-    refused: list[tuple[str, str]] = []
-    shared: dict[Any, Any] = {}
-    for path in paths:
-        try:
-            slices.extend(_share(item, shared) for item in read_slice_headers(path))
-        except DicomError as error:
-            refused.append((path, str(error).removeprefix(f"{path}: ")))
-    volumes: defaultdict[str, list[DicomVolume]] = defaultdict(list)
-    for group in group_slices(slices):
-        files = list(dict.fromkeys(item.path for item in group))
-        try:
-            volumes[files[0] if len(files) == 1 else home].append(_volume(group))
-        except MrsslError as error:
-            refused.extend((path, str(error)) for path in files)
-    named = {place: tuple(_unique_keys(found)) for place, found in volumes.items()}
-    return FolderScan(named, tuple(refused))
-
-
-def _share(item: SliceHeader, shared: dict[Any, Any]) -> SliceHeader:
-    """Keep equal tags and groups once: they are most of a header's memory."""
-    tags = shared.setdefault(tuple(item.tags.items()), item.tags)
-    return replace(item, tags=tags, group=shared.setdefault(item.group, item.group))
-
-
-def scan_path(path: str | Path) -> FolderScan:
-    """Volumes of one file, or of the files that lie directly in one folder; cached.
-
-    The cache notices files that were added, removed or rewritten, and is bounded by slices.
-    """
-    path = Path(path)
-    signature: tuple[Any, ...]
-    if path.is_dir():
-        entries = sorted((e for e in os.scandir(path) if e.is_file()), key=lambda e: e.name)
-        entries = [e for e in entries if _may_be_dicom(e.name)]
-        signature = tuple((e.name, *_signature(e.stat())) for e in entries)
-        files = [e.path for e in entries]
-    else:
-        signature, files = _signature(path.stat()), [str(path)]
-    key = str(path)
-    cached = _SCANS.pop(key, None)
-    if cached is None or cached[0] != signature:
-        scan = scan_files(key, files)
-        cached = (signature, scan)
-        for home, volumes in scan.volumes.items():
-            if home != key:  # a file that holds volumes of its own will be asked for by name
-                _SCANS[home] = (_signature(os.stat(home)), FolderScan({home: volumes}, ()))
-    _SCANS[key] = cached
-    _forget_scans()
-    return cached[1]
-
-
-#: Path -> signature of its files, and what was found; least recently used first.
-_SCANS: OrderedDict[str, tuple[tuple[Any, ...], FolderScan]] = OrderedDict()
-_MAX_CACHED_SLICES = 20_000
-_MAX_CACHED_SCANS = 2_000
-
-
-def _may_be_dicom(name: str) -> bool:
-    return not (name.startswith(".") or is_nifti(name) or itk_format(name))
-
-
-def _forget_scans() -> None:
-    slices = sum(scan.num_slices for _, scan in _SCANS.values())
-    while len(_SCANS) > 1 and (slices > _MAX_CACHED_SLICES or len(_SCANS) > _MAX_CACHED_SCANS):
-        _, (_, scan) = _SCANS.popitem(last=False)
-        slices -= scan.num_slices
-
-
-def _signature(stat: os.stat_result) -> tuple[int, int]:
-    return stat.st_size, stat.st_mtime_ns
 
 
 def group_slices(slices: Sequence[SliceHeader]) -> list[list[SliceHeader]]:
@@ -210,7 +110,20 @@ def _by_place(cluster: list[SliceHeader]) -> list[list[SliceHeader]]:
     return places
 
 
-def _volume(group: list[SliceHeader]) -> DicomVolume:
+def places_are_unique(slices: list[SliceHeader]) -> bool:
+    """Whether no two slices of a volume lie at one place."""
+    return len(_by_place(slices)) == len(slices)
+
+
+def make_volume(group: list[SliceHeader]) -> DicomVolume:
+    """A volume of the slices of one group, its geometry and faults.
+
+    Args:
+        group: ordered, as :func:`group_slices` gives it.
+
+    Raises:
+        MrsslError: a geometry that makes no sense.
+    """
     faults: list[str] = []
     plane = group[0].plane
     if plane is None:
@@ -278,21 +191,4 @@ def _key(item: SliceHeader) -> str:
     return f"{number}-{digest}" if number.isdecimal() else digest
 
 
-def _unique_keys(volumes: list[DicomVolume]) -> list[DicomVolume]:
-    """Number the volumes that only order tells apart: key, key.2, key.3, ..."""
-    seen: defaultdict[str, int] = defaultdict(int)
-    named = []
-    for volume in volumes:
-        seen[volume.key] += 1
-        suffix = f".{seen[volume.key]}" if seen[volume.key] > 1 else ""
-        named.append(DicomVolume(volume.key + suffix, volume.slices, volume.affine, volume.faults))
-    return named
-
-
-__all__ = [
-    "DicomVolume",
-    "FolderScan",
-    "group_slices",
-    "scan_files",
-    "scan_path",
-]
+__all__ = ["DicomVolume", "group_slices", "make_volume", "places_are_unique"]

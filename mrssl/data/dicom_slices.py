@@ -16,50 +16,21 @@ from typing import Any
 
 import numpy as np
 
+from mrssl.data.dicom_elements import BIG_ENDIAN
 from mrssl.data.dicom_headers import (
     CSA_IMAGE_HEADER,
     GROUPING,
+    MACROS,
     PHILIPS_SCALE_SLOPE,
     SEGMENTATION_STORAGE,
     TAGS,
     DicomError,
-    first,
-    header_values,
-    number,
-    numbers,
-    one_line,
-    positive,
+    Header,
     read_header,
-    subject_digest,
-    tag_text,
 )
+from mrssl.data.dicom_values import first, number, numbers, one_line, positive, tag_text
+from mrssl.privacy import patient_marks, pseudonym
 
-#: Where Enhanced objects keep what classic ones have at the top: by macro, the attribute and
-#: the classic one that it stands for.
-_MACROS = {
-    "PlanePositionSequence": {"ImagePositionPatient": "ImagePositionPatient"},
-    "PlaneOrientationSequence": {"ImageOrientationPatient": "ImageOrientationPatient"},
-    "PixelMeasuresSequence": {
-        "PixelSpacing": "PixelSpacing",
-        "SliceThickness": "SliceThickness",
-        "SpacingBetweenSlices": "SpacingBetweenSlices",
-    },
-    "MREchoSequence": {"EffectiveEchoTime": "EchoTime"},
-    "MRDiffusionSequence": {"DiffusionBValue": "DiffusionBValue"},
-    "MRModifierSequence": {"InversionTimes": "InversionTime"},
-    "MRImageFrameTypeSequence": {
-        "FrameType": "ImageType",
-        "ComplexImageComponent": "ComplexImageComponent",
-    },
-    "FrameContentSequence": {
-        "TemporalPositionIndex": "TemporalPositionIdentifier",
-        "FrameAcquisitionNumber": "AcquisitionNumber",
-    },
-    "PixelValueTransformationSequence": {
-        "RescaleSlope": "RescaleSlope",
-        "RescaleIntercept": "RescaleIntercept",
-    },
-}
 #: Largest difference of direction cosines within a volume.
 _SAME_DIRECTION = 1e-3
 #: Frames in one file, at most.
@@ -130,15 +101,9 @@ class PixelFormat:
     big_endian: bool
 
     @classmethod
-    def from_header(
-        cls,
-        values: Mapping[str | int, Any],
-        frames: int,
-        shape: tuple[int, int],
-        offset: int | None,
-        syntax: str,
-    ) -> PixelFormat:
-        """From header values, the ``offset`` of native pixels, and the transfer syntax."""
+    def from_header(cls, header: Header, frames: int, shape: tuple[int, int]) -> PixelFormat:
+        """From a header, the number of frames in it, and the (rows, columns) of each."""
+        values = header.values
         allocated = int(values.get("BitsAllocated") or 16)
         stored = int(values.get("BitsStored") or allocated)
         signed = values.get("PixelRepresentation") == 1
@@ -153,8 +118,8 @@ class PixelFormat:
             signed=signed,
             inverted=values.get("PhotometricInterpretation") == "MONOCHROME1",
             padding=None if padding is None else int(padding),
-            offset=offset if direct else None,
-            big_endian=syntax == "1.2.840.10008.1.2.2",
+            offset=header.offset if direct else None,
+            big_endian=header.syntax == BIG_ENDIAN,
         )
 
 
@@ -177,6 +142,7 @@ class SliceHeader:
         group: values that must agree within a volume; none names a person.
         repeat: values that may tell repeats at one position apart, in the order to be tried.
         subject: digest of PatientID, "" where the file has none.
+        marks: by which the patient's name and ID are recognised, see :mod:`mrssl.privacy`.
         tags: the fields of :data:`TAGS` that the file has, ``SOPClass`` and ``Kind``, as text.
     """
 
@@ -194,6 +160,7 @@ class SliceHeader:
     group: tuple[Any, ...]
     repeat: tuple[Any, ...]
     subject: str
+    marks: frozenset[str] = field(repr=False)
     tags: dict[str, str] = field(repr=False)
 
 
@@ -203,19 +170,19 @@ def read_slice_headers(path: str | Path) -> list[SliceHeader]:
     Raises:
         DicomError: not DICOM, damaged, or not an image of numbers in a plane.
     """
-    dataset, offset = read_header(path)
+    header = read_header(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return _slices(str(path), dataset, offset)
+            return _slices(str(path), header)
     except DicomError:
         raise
     except Exception as error:  # lazily converted values of damaged files
         raise DicomError(f"{path}: damaged DICOM header ({one_line(error)})") from error
 
 
-def _slices(path: str, dataset: Any, offset: int | None) -> list[SliceHeader]:
-    values = header_values(dataset)
+def _slices(path: str, header: Header) -> list[SliceHeader]:
+    values = header.values
     if "Rows" not in values or "Columns" not in values:
         what = getattr(values.get("SOPClassUID"), "name", "")
         raise DicomError(
@@ -231,14 +198,13 @@ def _slices(path: str, dataset: Any, offset: int | None) -> list[SliceHeader]:
     shape = (int(values["Rows"]), int(values["Columns"]))
     if min(shape) < 1:
         raise DicomError(f"{path}: {shape[0]} x {shape[1]} pixels")
-    shared = first(dataset.get("SharedFunctionalGroupsSequence"))
-    per_frame = dataset.get("PerFrameFunctionalGroupsSequence")
+    shared = first(values.get("SharedFunctionalGroupsSequence"))
+    per_frame = values.get("PerFrameFunctionalGroupsSequence")
     if frames > 1 and per_frame is None:
         raise DicomError(f"{path}: {frames} frames without a position each")
     if per_frame is not None and len(per_frame) != frames:
         raise DicomError(f"{path}: {frames} frames, but functional groups for {len(per_frame)}")
-    syntax = str(dataset.file_meta.get("TransferSyntaxUID", ""))
-    pixels = PixelFormat.from_header(values, frames, shape, offset, syntax)
+    pixels = PixelFormat.from_header(header, frames, shape)
     if per_frame is not None:
         if shared is not None:
             values |= _group_values(shared)
@@ -258,7 +224,7 @@ def _slice(path: str, values: Mapping[str | int, Any], pixels: PixelFormat) -> S
     echo = number(get("EchoTime"))
     tags = {name: tag_text(value) for name in TAGS if (value := get(name)) is not None}
     tags |= _told_apart(values, tags.get("ImageType", ""))
-    subject = subject_digest(get("PatientID"))
+    subject = pseudonym(get("PatientID"))
     group = (
         *(str(get(name) or "") for name in GROUPING),
         subject,
@@ -285,6 +251,7 @@ def _slice(path: str, values: Mapping[str | int, Any], pixels: PixelFormat) -> S
         group=group,
         repeat=(number(get("AcquisitionNumber")), number(get("TriggerTime"))),
         subject=subject,
+        marks=patient_marks(str(get("PatientName") or ""), str(get("PatientID") or "")),
         tags=tags,
     )
 
@@ -306,7 +273,7 @@ def _told_apart(values: Mapping[str | int, Any], image_type: str) -> dict[str, s
 def _group_values(group: Any) -> dict[str | int, Any]:
     """What one item of the functional groups says, under the classic names."""
     found: dict[str | int, Any] = {}
-    for macro, names in _MACROS.items():
+    for macro, names in MACROS.items():
         item = first(group.get(macro)) if macro in group else None
         if item is None:
             continue

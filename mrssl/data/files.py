@@ -1,4 +1,4 @@
-"""JSON that is what it should be; and, beside it, outputs that are there whole or not at all."""
+"""JSON that is what it should be."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from mrssl.errors import MrsslError
-from mrssl.files import written_whole
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -27,4 +26,4 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-__all__ = ["read_json", "written_whole"]
+__all__ = ["read_json"]

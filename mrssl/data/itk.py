@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,13 @@ from mrssl.structures.volume import Volume, check_affine, transformed_geometry
 ITK_FORMATS = {".nrrd": "nrrd", ".nhdr": "nrrd", ".mha": "metaimage", ".mhd": "metaimage"}
 _MAX_DEFLATE_RATIO = 1032
 _MAX_VOXELS = 2**29
+#: Where a header says which file holds the voxels; and bytes in which it must end.
+_DATA_FILE = {
+    "nrrd": re.compile(rb"^\s*data ?file\s*:=?\s*(.*?)\s*$", re.I | re.M),
+    "metaimage": re.compile(rb"^\s*ElementDataFile\s*[=:]\s*(.*?)\s*$", re.I | re.M),
+}
+_HEADER_END = re.compile(rb"\r?\n\r?\n")  # of NRRD
+_MAX_HEADER = 1 << 16
 _BYTES = {"8": 1, "16": 2, "32": 4, "64": 8}
 
 
@@ -56,6 +64,7 @@ def _open(path: str | Path) -> tuple[Any, tuple[int, int, int], np.ndarray]:
     sitk = optional_import("SimpleITK", "pip install SimpleITK")
     if not os.path.isfile(path):
         raise MrsslError(f"{path}: no such file")
+    data_file = _data_file(path)
     reader = sitk.ImageFileReader()
     reader.SetFileName(os.fspath(path))
     try:
@@ -69,7 +78,7 @@ def _open(path: str | Path) -> tuple[Any, tuple[int, int, int], np.ndarray]:
     except RuntimeError as error:
         raise MrsslError(f"{path}: not readable ({_last_line(error)})") from error
     x, y, z = (int(n) for n in size)
-    _check_size(path, float(x) * y * z, kind)
+    _check_size(path, float(x) * y * z, kind, os.path.getsize(data_file))
     affine = np.eye(4)
     affine[:3, :3], affine[:3, 3] = direction * spacing, origin
     affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine  # LPS to RAS
@@ -80,12 +89,44 @@ def _open(path: str | Path) -> tuple[Any, tuple[int, int, int], np.ndarray]:
     return reader, (x, y, z), affine
 
 
-def _check_size(path: str | Path, voxels: float, kind: str) -> None:
-    """Refuse a header that the file can't bear out; a detached header's voxels are elsewhere."""
+def _data_file(path: str | Path) -> Path:
+    """The file that holds the voxels: ``path`` itself, or one that its header names.
+
+    Raises:
+        MrsslError: the header is too long, or names no file, several, or one outside its folder.
+    """
+    path, kind = Path(path), itk_format(path)
+    with open(path, "rb") as stream:
+        head = stream.read(_MAX_HEADER)
+    end = _HEADER_END.search(head)
+    if kind == "nrrd" and end is None and len(head) == _MAX_HEADER:
+        raise MrsslError(f"{path}: its header does not end")
+    header = head[: end.start()] if end and kind == "nrrd" else head
+    names = [name.decode("utf-8", "replace") for name in _DATA_FILE[kind].findall(header)]
+    if kind == "metaimage" and not names:
+        raise MrsslError(f"{path}: no ElementDataFile in its header")
+    if not names or (len(names) == 1 and names[0].upper() == "LOCAL"):
+        return path
+    name = names[0]
+    if len(names) > 1 or "%" in name or name.upper().split(" ")[0] == "LIST":
+        raise MrsslError(f"{path}: its voxels lie in several files; one is needed")
+    file = path.parent / name
+    try:
+        inside = file.resolve().is_relative_to(path.parent.resolve())
+        there = file.is_file()
+    except (OSError, ValueError) as error:  # a name that can't be one
+        raise MrsslError(f"{path}: names {name[:80]!r} as the file with its voxels") from error
+    if not inside:
+        raise MrsslError(f"{path}: names a file outside its folder as the one with its voxels")
+    if not there:
+        raise MrsslError(f"{path}: the file with its voxels, {name[:80]!r}, is missing")
+    return file
+
+
+def _check_size(path: str | Path, voxels: float, kind: str, file_size: int) -> None:
+    """Refuse a header that the file with the voxels can't bear out."""
     width = next((n for bits, n in _BYTES.items() if bits in kind), 4)
-    detached = Path(path).suffix.lower() in (".nhdr", ".mhd")
-    held = os.path.getsize(path) * _MAX_DEFLATE_RATIO
-    if voxels > _MAX_VOXELS or (not detached and voxels * width > held):
+    if voxels > _MAX_VOXELS or voxels * width > file_size * _MAX_DEFLATE_RATIO:
         raise MrsslError(f"{path}: truncated: {voxels:.0f} voxels promised")
 
 

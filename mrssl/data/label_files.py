@@ -15,14 +15,11 @@ import numpy as np
 from mrssl.data.dicom_headers import (
     SEGMENTATION_STORAGE,
     DicomError,
-    first,
-    number,
-    numbers,
-    one_line,
     read_dataset,
     read_header,
 )
 from mrssl.data.dicom_pixels import decode_frames
+from mrssl.data.dicom_values import first, number, numbers, one_line
 from mrssl.data.itk import itk_format
 from mrssl.data.labels import align_label, check_label_geometry
 from mrssl.data.nifti import is_nifti
@@ -74,7 +71,7 @@ def is_segmentation(path: str | Path) -> bool:
     """Whether a file is a DICOM segmentation object."""
     if is_nifti(path) or itk_format(path) or is_stored(path) or not Path(path).is_file():
         return False
-    return bool(read_header(path)[0].get("SOPClassUID") == SEGMENTATION_STORAGE)
+    return bool(read_header(path).values.get("SOPClassUID") == SEGMENTATION_STORAGE)
 
 
 def _read_segmentation(path: str, affine: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

@@ -23,7 +23,7 @@ from mrssl.errors import MrsslError
 
 #: What the stream adds to a sample, and engines hand on: where in the stream it stands, how it was
 #: distorted, and (name, reason) of the slices that could not be read in its place.
-STREAM_KEYS = ("position", "records", "skipped")
+STREAM_KEYS = ("position", "records", "donor", "skipped")
 _IDLE, _MOST_WORKERS = -1, 256
 
 

@@ -12,12 +12,12 @@ import cv2
 import numpy as np
 from fvcore.common.config import CfgNode
 
-from mrssl.config import is_pretraining
+from mrssl.config import is_pretraining, restores_whole_slices
 from mrssl.data.augmentation import SliceAugmentation
 from mrssl.data.cache import VolumeCache
 from mrssl.data.donors import SLICE_KEYS, DonorPool
 from mrssl.data.labels import boxes_of_masks, instances_of_slice
-from mrssl.distortions import Distorter
+from mrssl.distortions import Distorter, WholeSliceDistorter
 
 #: Samples carry intensities in [0, 255], so that 8-bit slices suit the same PIXEL_MEAN and _STD.
 INTENSITY_SCALE = 255.0
@@ -67,7 +67,7 @@ class SliceMapper:
         max_size: int,
         neighbor_step: int = 1,
         augmentation: SliceAugmentation | None = None,
-        distorter: Distorter | None = None,
+        distorter: Distorter | WholeSliceDistorter | None = None,
         donors: DonorPool | None = None,
         class_values: Sequence[int] = (),
         instances: str = "class",
@@ -118,7 +118,7 @@ class SliceMapper:
             max_size=cfg.INPUT.MAX_SIZE_TRAIN if training else cfg.INPUT.MAX_SIZE_TEST,
             neighbor_step=node.DATA.NEIGHBOR_STEP,
             augmentation=SliceAugmentation.from_config(cfg) if augment else None,
-            distorter=Distorter.from_config(cfg) if pretraining else None,
+            distorter=_distorter(cfg) if pretraining else None,
             donors=DonorPool(records, share=share, cache_bytes=cache.max_bytes)
             if pretraining
             else None,
@@ -210,6 +210,10 @@ class SliceMapper:
         shrinking = height * width < image.shape[1] * image.shape[2]
         how = cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR
         return np.stack([cv2.resize(c, (width, height), interpolation=how) for c in image])
+
+
+def _distorter(cfg: CfgNode) -> Distorter | WholeSliceDistorter:
+    return WholeSliceDistorter() if restores_whole_slices(cfg) else Distorter.from_config(cfg)
 
 
 def resized_shape(shape: tuple[int, int], size: int, max_size: int) -> tuple[int, int]:

@@ -7,6 +7,7 @@ mapped by its own statistics, taken over its foreground, and values outside are 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -17,6 +18,10 @@ NORMALIZATIONS = ("percentile", "zscore", "window")
 
 #: Voxels that statistics are taken from, at most; a regular subsample of more.
 _MAX_SAMPLES = 500_000
+#: Whole numbers that are counted rather than sorted.
+_MAX_LEVELS = 1 << 16
+#: Voxels counted at once: what they need stays in the processor's cache.
+_CHUNK = 1 << 16
 
 
 def foreground_threshold(array: np.ndarray) -> float:
@@ -28,8 +33,7 @@ def foreground_threshold(array: np.ndarray) -> float:
     Args:
         array: intensities of any shape, finite, a.u.
     """
-    low, high = np.percentile(_sample(array), (2, 98))
-    return float(low + BET_FRACTION * (high - low))
+    return _Distribution.of(_sample(array)).foreground_threshold()
 
 
 def intensity_window(
@@ -43,7 +47,7 @@ def intensity_window(
     """The raw intensities that a volume's [0, 1] stands for.
 
     Args:
-        array: (D, H, W) raw intensities, finite, a.u.
+        array: (D, H, W) raw intensities, finite, a.u.; whole or floating point numbers.
         method: "percentile": ``percentiles`` of the foreground; "zscore": ``zscore_range``
             standard deviations about the mean of the foreground; "window": ``window`` itself.
         percentiles: lower and upper, in 0..100.
@@ -64,13 +68,13 @@ def intensity_window(
         raise MrsslError(f"normalization {method}: limits {lower}, {upper} are not in order")
     if method == "window":
         return lower, upper
-    values = _sample(array)
-    foreground = values[values > foreground_threshold(values)]
-    values = foreground if foreground.size else values
+    values = _Distribution.of(_sample(array))
+    foreground = values.above(values.foreground_threshold())
+    values = foreground if len(foreground.levels) else values
     if method == "percentile":
-        low, high = (float(v) for v in np.percentile(values, (lower, upper)))
+        low, high = values.percentile(lower), values.percentile(upper)
     else:
-        mean, std = float(values.mean(dtype=np.float64)), float(values.std(dtype=np.float64))
+        mean, std = values.mean_and_std()
         low, high = mean + lower * std, mean + upper * std
     return (low, high) if high > low else (low, low + max(1.0, abs(low)))
 
@@ -89,6 +93,69 @@ def normalize(array: np.ndarray, low: float, high: float) -> np.ndarray:
     scaled = np.subtract(array, np.float32(low), dtype=np.float32)
     scaled *= np.float32(1.0 / (high - low))
     return np.clip(scaled, 0.0, 1.0, out=scaled)
+
+
+@dataclass(frozen=True)
+class _Distribution:
+    """How often each intensity occurs.
+
+    Scanners give whole numbers, and counting those takes a tenth of the time of sorting them.
+
+    Attributes:
+        levels: (L,) intensities, ascending.
+        counts: (L,) int64, how many voxels have each.
+    """
+
+    levels: np.ndarray
+    counts: np.ndarray
+
+    @classmethod
+    def of(cls, values: np.ndarray) -> _Distribution:
+        """Of the intensities (N,), finite, a.u."""
+        low, high = float(values.min()), float(values.max())
+        if high - low < _MAX_LEVELS and low.is_integer() and high.is_integer():
+            counts = _count_levels(values, int(low), int(high))
+            if counts is not None:
+                return cls(low + np.arange(len(counts)), counts)
+        return cls(np.sort(values), np.ones(len(values), np.int64))
+
+    def percentile(self, percent: float) -> float:
+        """As NumPy's, which interpolates linearly between neighbouring voxels."""
+        upto = np.cumsum(self.counts)
+        rank = percent / 100 * (int(upto[-1]) - 1)
+        places = np.searchsorted(upto, (np.floor(rank), np.ceil(rank)), side="right")
+        low, high = (float(level) for level in self.levels[places])
+        return low + (high - low) * (rank - float(np.floor(rank)))
+
+    def foreground_threshold(self) -> float:
+        """See :func:`foreground_threshold`."""
+        low, high = self.percentile(2), self.percentile(98)
+        return low + BET_FRACTION * (high - low)
+
+    def above(self, threshold: float) -> _Distribution:
+        """Of the intensities above ``threshold`` alone."""
+        first = np.searchsorted(self.levels, threshold, side="right")
+        return _Distribution(self.levels[first:], self.counts[first:])
+
+    def mean_and_std(self) -> tuple[float, float]:
+        """Mean and standard deviation."""
+        levels = self.levels.astype(np.float64)
+        mean = float(np.average(levels, weights=self.counts))
+        variance = np.average((levels - mean) ** 2, weights=self.counts)
+        return mean, float(np.sqrt(variance))
+
+
+def _count_levels(values: np.ndarray, low: int, high: int) -> np.ndarray | None:
+    """How often each of ``low`` .. ``high`` is in ``values``; None if not all are whole."""
+    counts = np.zeros(high - low + 1, np.int64)
+    for start in range(0, len(values), _CHUNK):
+        part = values[start : start + _CHUNK]
+        whole = part.astype(np.intp)
+        if part.dtype.kind == "f" and not np.array_equal(whole.astype(part.dtype), part):
+            return None
+        whole -= low
+        counts += np.bincount(whole, minlength=len(counts))
+    return counts
 
 
 def _sample(array: np.ndarray) -> np.ndarray:

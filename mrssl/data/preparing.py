@@ -14,11 +14,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mrssl.data.descriptions import Case, Description, describe, parse_dataset_path
+from mrssl.data.descriptions import (
+    Case,
+    Description,
+    describe,
+    parse_dataset_path,
+    read_splits,
+)
 from mrssl.data.files import read_json
 from mrssl.data.label_files import read_label
 from mrssl.data.normalization import intensity_window, normalize
-from mrssl.data.sources import read_volume, volume_slice_axis
+from mrssl.data.sources import read_source, volume_slice_axis
 from mrssl.data.store import (
     INDEX_NAME,
     STORE_VERSION,
@@ -30,6 +36,7 @@ from mrssl.data.store import (
 )
 from mrssl.errors import MrsslError
 from mrssl.files import written_whole
+from mrssl.privacy import PathMask
 from mrssl.structures.foreground import foreground_share
 
 #: Folder of what is done so far: one JSON a volume, gone once the index is written.
@@ -104,15 +111,22 @@ def prepare_store(
             (output / name).mkdir(parents=True, exist_ok=True)
         _unpack_index(output)
         waiting = {key: case for key, case in tasks.items() if not _is_done(output, key)}
-        convert = partial(_convert, output=output, slice_axis=slice_axis, options=options)
+        mask = PathMask(root, (case.source.marks for case in description.cases))
+        convert = partial(
+            _convert, output=output, slice_axis=slice_axis, options=options, mask=mask
+        )
         refused = []
         for key, reason in progress(_run(convert, waiting, workers), len(waiting)):
             if reason:
-                refused.append((waiting[key].source.path, reason))
+                refused.append((mask(waiting[key].source.path), mask(reason)))
         _finish(output, description, list(tasks), options)
         if (root / "split.json").is_file() and not split:
+            splits = {
+                name: [mask.cover(case) for case in cases]
+                for name, cases in read_splits(root / "split.json").items()
+            }
             with written_whole(output / "split.json") as temporary:
-                shutil.copyfile(root / "split.json", temporary)
+                temporary.write_text(json.dumps(splits, indent=1) + "\n", encoding="utf-8")
     except OSError as error:
         raise MrsslError(f"{output}: can't be written ({error.strerror or error})") from error
     written = len(waiting) - len(refused)
@@ -177,34 +191,40 @@ def _run(
 
 
 def _convert(
-    key: str, case: Case, *, output: Path, slice_axis: str, options: dict[str, Any]
+    key: str,
+    case: Case,
+    *,
+    output: Path,
+    slice_axis: str,
+    options: dict[str, Any],
+    mask: PathMask,
 ) -> tuple[str, str]:
     """Write one volume, its label, and last its entry; returns the key and why it was refused."""
     source = case.source
     try:
-        raw = read_volume(source.path, series=source.series)
-        volume = raw.take_slices(volume_slice_axis(source, slice_axis))
+        volume = read_source(source).take_slices(volume_slice_axis(source, slice_axis))
         label = None
         if case.label_file:
             label = read_label(case.label_file, volume.affine, volume.shape)
     except MrsslError as error:
         return key, str(error)
+    image = exact_type(volume.array)
     method = {"method": options["normalization"]}
     limits = {name: value for name, value in options.items() if name != "normalization"}
-    low, high = intensity_window(volume.array, **method, **limits)
+    low, high = intensity_window(image, **method, **limits)
     entry = {
         "key": key,
-        "case": case.name,
+        "case": mask.cover(case.name),
         "shape": list(volume.shape),
         "affine": volume.affine.tolist(),
-        "subject": source.subject,
-        "tags": source.tags,
+        "subject": mask.cover(source.subject),
+        "tags": {name: mask.cover(text) for name, text in source.tags.items()},
         "faults": list(source.faults),
         "label": label is not None,
         "window": [low, high],
-        "foreground": [foreground_share(normalize(image, low, high)) for image in volume.array],
+        "foreground": [foreground_share(normalize(plane, low, high)) for plane in image],
     }
-    save_array(exact_type(volume.array), output / "volumes" / f"{key}.npy")
+    save_array(image, output / "volumes" / f"{key}.npy")
     if label is not None:
         save_array(exact_type(label), output / "labels" / f"{key}.npy")
     _write_entry(output, entry)

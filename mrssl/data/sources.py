@@ -13,11 +13,22 @@ import numpy as np
 
 from mrssl.data.dicom_headers import DicomError
 from mrssl.data.dicom_pixels import read_slices
-from mrssl.data.dicom_series import DicomVolume, scan_files, scan_path
+from mrssl.data.dicom_scan import (
+    SPREAD,
+    DicomScan,
+    find_spread,
+    join_folders,
+    scan_path,
+    scan_tree,
+    walk,
+)
+from mrssl.data.dicom_series import DicomVolume
+from mrssl.data.dicom_slices import SliceHeader
 from mrssl.data.itk import ITK_FORMATS, itk_format, read_itk, read_itk_header
 from mrssl.data.nifti import NIFTI_SUFFIXES, is_nifti, read_nifti, read_nifti_header
 from mrssl.data.store import is_stored, read_stored, stored_entry
 from mrssl.errors import MrsslError
+from mrssl.privacy import PathMask, pseudonym
 from mrssl.structures.volume import Volume, affine_spacing, resolve_slice_axis
 
 #: BIDS subject at the start of a file name.
@@ -39,6 +50,8 @@ class VolumeSource:
         subject: never a name: a digest of PatientID for DICOM, from the file name otherwise.
         tags: header fields to choose by; none identifies a person.
         faults: what is doubtful about it, and its consequence.
+        marks: by which the patient's name is recognised in paths (:mod:`mrssl.privacy`).
+        slices: of DICOM: where the pixels are, so that nothing has to be searched again.
     """
 
     path: str
@@ -49,6 +62,8 @@ class VolumeSource:
     subject: str
     tags: dict[str, str] = field(default_factory=dict, repr=False)
     faults: tuple[str, ...] = ()
+    marks: frozenset[str] = field(default=frozenset(), repr=False)
+    slices: tuple[SliceHeader, ...] = field(default=(), repr=False)
 
     @property
     def spacing(self) -> tuple[float, float, float]:
@@ -75,9 +90,16 @@ class FoundVolumes:
     volumes: list[VolumeSource]
     refused: list[Refused]
 
+    def mask(self, root: str | Path) -> PathMask:
+        """Covers the names of these patients in paths beneath ``root``."""
+        return PathMask(root, (volume.marks for volume in self.volumes))
+
 
 def find_volumes(root: str | Path, *, subject_pattern: str = "") -> FoundVolumes:
-    """Every volume in a file or under a folder, sorted by path; reads headers only.
+    """Every volume in a file or under a folder; reads headers only, DICOM in the order of folders.
+
+    A DICOM series that is spread over several folders is one volume, whose ``path`` is the folder
+    that holds these.
 
     Args:
         root: a NIfTI file, a DICOM file, or a folder, searched with its sub-folders. Files and
@@ -94,20 +116,31 @@ def find_volumes(root: str | Path, *, subject_pattern: str = "") -> FoundVolumes
         raise MrsslError(f"{root}: no such file or folder")
     found = FoundVolumes([], [])
     base = root if root.is_dir() else root.parent
-    for folder, files in _walk(root):
-        others = []
-        for path in files:
-            if not is_nifti(path) and not itk_format(path):
-                others.append(path)
-                continue
+    scans = []
+    for place, files in _places(root):
+        others = [path for path in files if not is_nifti(path) and not itk_format(path)]
+        for path in sorted(set(files) - set(others)):
             try:
                 found.volumes.extend(file_sources(path))
             except MrsslError as error:
                 found.refused.append(Refused(path, str(error).removeprefix(f"{path}: ")))
-        _add_dicom(found, folder, others)
+        if others:
+            scans.append(scan_path(place))
+    _add_dicom(found, join_folders(scans))
     if pattern is not None:
         found.volumes[:] = [_with_subject(v, pattern, base) for v in found.volumes]
     return found
+
+
+def read_source(source: VolumeSource) -> Volume:
+    """:func:`read_volume` of what :func:`find_volumes` found.
+
+    Raises:
+        MrsslError: it cannot be read, or no longer.
+    """
+    if source.slices:
+        return Volume(read_slices(source.slices), source.affine)
+    return read_volume(source.path, series=source.series)
 
 
 def read_volume(path: str | Path, *, series: str = "", index: int | None = None) -> Volume:
@@ -158,7 +191,7 @@ def file_sources(path: str) -> list[VolumeSource]:
 
 
 def stored_source(path: str, entry: dict[str, Any]) -> VolumeSource:
-    """An array of a slice store, by its entry in the index."""
+    """An image in a slice store, by its entry in the index."""
     depth, height, width = entry["shape"]
     return VolumeSource(
         path,
@@ -197,7 +230,8 @@ def label_source(path: str) -> VolumeSource:
         MrsslError: not exactly one.
     """
     if is_stored(path):
-        return stored_source(path, stored_entry(path))
+        entry = stored_entry(path)
+        return VolumeSource(path, "", "store", entry.shape, entry.affine, subject="")
     found = find_volumes(path)
     if len(found.volumes) != 1:
         reason = found.refused[0].reason if found.refused else "not a single volume"
@@ -225,50 +259,42 @@ def _with_subject(source: VolumeSource, pattern: re.Pattern[str], base: Path) ->
     return source.with_subject(match.group(1 if pattern.groups else 0))
 
 
-def _walk(root: Path) -> Iterable[tuple[str, list[str]]]:
+def _places(root: Path) -> Iterable[tuple[str, list[str]]]:
+    """A file itself, or each folder beneath ``root``; and the paths of its files."""
     if not root.is_dir():
-        yield str(root), [str(root)]
-        return
-    for folder, folders, files in os.walk(root):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        names = sorted(name for name in files if not name.startswith("."))
-        yield folder, [os.path.join(folder, name) for name in names]
+        return [(str(root), [str(root)])]
+    return ((folder, [os.path.join(folder, n) for n in names]) for folder, names in walk(root))
 
 
-def _add_dicom(found: FoundVolumes, folder: str, paths: list[str]) -> None:
-    """Group one folder's files; a multi-frame file is a source of its own."""
-    if not paths:
-        return
-    scan = scan_path(folder)
+def _add_dicom(found: FoundVolumes, scan: DicomScan) -> None:
     found.refused.extend(Refused(path, reason) for path, reason in scan.refused)
     for home, volumes in scan.volumes.items():
         for volume in volumes:
             first = volume.slices[0]
+            alone = len(volumes) == 1 and not volume.key.endswith(SPREAD)
             found.volumes.append(
                 VolumeSource(
-                    home,
-                    volume.key if len(volumes) > 1 else "",
-                    "dicom",
-                    volume.shape,
-                    volume.affine,
-                    first.subject or Path(folder).name,
-                    first.tags,
-                    volume.faults,
+                    path=home,
+                    series="" if alone else volume.key,
+                    format="dicom",
+                    shape=volume.shape,
+                    affine=volume.affine,
+                    subject=first.subject or pseudonym(Path(first.path).parent.name),
+                    tags=first.tags,
+                    faults=volume.faults,
+                    marks=first.marks,
+                    slices=volume.slices,
                 )
             )
 
 
 def _choose(path: Path, series: str) -> DicomVolume:
+    if series.endswith(SPREAD) and (volume := find_spread(str(path), series)) is not None:
+        return volume
     scan = scan_path(path)
     if not scan.volumes and path.is_dir():
-        below = [
-            file
-            for _, files in _walk(path)
-            for file in files
-            if not is_nifti(file) and not itk_format(file)
-        ]
-        scan = scan_files(str(path), below)
-    volumes = scan.volumes.get(str(path)) or [v for vs in scan.volumes.values() for v in vs]
+        scan = scan_tree(path)
+    volumes = scan.volumes.get(str(path)) or [volume for _, volume in scan.all_volumes()]
     if not volumes:
         if not scan.refused:
             raise DicomError(f"{path}: no DICOM files in it")
@@ -299,6 +325,7 @@ __all__ = [
     "file_sources",
     "find_volumes",
     "label_source",
+    "read_source",
     "read_volume",
     "stored_source",
     "subject_of_file",

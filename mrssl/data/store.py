@@ -12,6 +12,7 @@ import json
 import os
 from collections import OrderedDict
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -95,8 +96,25 @@ def check_index(path: Path, content: Mapping[str, Any]) -> None:
         raise MrsslError(f"{path}: the index of the slice store is damaged: prepare it again")
 
 
-def stored_entry(path: str | Path) -> dict[str, Any]:
-    """The index's entry for an array in a store.
+@dataclass(frozen=True, slots=True)
+class StoredEntry:
+    """What a worker needs to know of a volume in a store; the rest of the index is forgotten.
+
+    Attributes:
+        shape: (D, H, W).
+        affine: (4, 4) float64, voxel to RAS+ mm; read-only.
+        window: raw intensities that stand for 0 and 1 after ``normalization``.
+        normalization: how the store was prepared; one object for all volumes.
+    """
+
+    shape: tuple[int, int, int]
+    affine: np.ndarray
+    window: tuple[float, float]
+    normalization: dict[str, Any]
+
+
+def stored_entry(path: str | Path) -> StoredEntry:
+    """What the index says of an array in a store.
 
     Raises:
         MrsslError: no index, a damaged one, or one that does not know the array.
@@ -114,11 +132,18 @@ def stored_entry(path: str | Path) -> dict[str, Any]:
 
 
 @lru_cache(maxsize=8)
-def _entries(index: str, mtime: int, size: int) -> dict[str, dict[str, Any]]:
+def _entries(index: str, mtime: int, size: int) -> dict[str, StoredEntry]:
     content = read_json(Path(index))
     check_index(Path(index), content)
-    shared = {"normalization": content["normalization"]}
-    return {entry["key"]: entry | shared for entry in content["volumes"]}
+    return {
+        entry["key"]: StoredEntry(
+            tuple(entry["shape"]),
+            np.array(entry["affine"], np.float64),
+            (entry["window"][0], entry["window"][1]),
+            content["normalization"],
+        )
+        for entry in content["volumes"]
+    }
 
 
 def open_array(path: str | Path) -> np.ndarray:
@@ -136,7 +161,7 @@ def open_array(path: str | Path) -> np.ndarray:
             raise MrsslError(f"{path}: no such file") from error
         except (OSError, ValueError, EOFError) as error:
             raise MrsslError(f"{path}: damaged: prepare the store again") from error
-        if list(array.shape) != stored_entry(path)["shape"]:
+        if array.shape != stored_entry(path).shape:
             raise MrsslError(f"{path}: not the array of the index: prepare the store again")
     _OPEN[key] = array
     while len(_OPEN) > _MAX_OPEN:
@@ -150,8 +175,7 @@ _OPEN: OrderedDict[str, np.ndarray] = OrderedDict()
 
 def read_stored(path: str | Path) -> Volume:
     """Raw intensities and affine of an image or label in a store; slices along D."""
-    entry = stored_entry(path)
-    return Volume(open_array(path), np.array(entry["affine"], np.float64))
+    return Volume(open_array(path), stored_entry(path).affine)
 
 
 def exact_type(array: np.ndarray) -> np.ndarray:
@@ -160,8 +184,12 @@ def exact_type(array: np.ndarray) -> np.ndarray:
     for dtype in _EXACT_TYPES:
         limits = np.iinfo(dtype)
         if limits.min <= low and high <= limits.max:
-            smaller = array.astype(dtype)
-            return smaller if np.array_equal(smaller, array) else array
+            smaller = np.empty(array.shape, dtype)
+            for index in range(len(array)):  # slices stay in the processor's cache
+                smaller[index] = array[index]
+                if not np.array_equal(smaller[index], array[index]):
+                    return array
+            return smaller
     return array
 
 
@@ -175,6 +203,7 @@ def save_array(array: np.ndarray, path: Path) -> None:
 __all__ = [
     "INDEX_NAME",
     "STORE_VERSION",
+    "StoredEntry",
     "StoredVolume",
     "check_index",
     "exact_type",

@@ -22,6 +22,7 @@ from mrssl.distortions.base import (
 from mrssl.distortions.curriculum import Curriculum
 from mrssl.distortions.distorter import DistortedSlice, Distorter, replay
 from mrssl.distortions.regions import Region, RegionSampler
+from mrssl.distortions.whole_slice import WholeSliceDistorter
 
 __all__ = [
     "DISTORTION_REGISTRY",
@@ -33,6 +34,7 @@ __all__ = [
     "Region",
     "RegionSampler",
     "Stage",
+    "WholeSliceDistorter",
     "bias",
     "build_distortions",
     "geometry",

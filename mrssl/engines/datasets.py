@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 from fvcore.common.config import CfgNode
 from torch.utils.data import DataLoader
 
-from mrssl.config import ConfigError, is_pretraining
+from mrssl.config import ConfigError, is_pretraining, restores_whole_slices
 from mrssl.data import Dataset, dataset_options, load_dataset
 from mrssl.data.loader import Batches, EvaluationSet, PositionSampler, SampleStream, build_loader
 from mrssl.data.mapper import SliceMapper
-from mrssl.evaluation import Evaluator, pretext_evaluator, segmentation_evaluator
+from mrssl.data.records import PackedRecords
+from mrssl.data.statistics import intensity_summary
+from mrssl.evaluation import (
+    DistortionEvaluator,
+    Evaluator,
+    RestorationEvaluator,
+    pretext_evaluator,
+    segmentation_evaluator,
+)
 
 #: Detectron2's default of ``MODEL.ROI_HEADS.NUM_CLASSES``: nobody chose it for MRI.
 _UNSET_CLASSES = 80
@@ -28,7 +37,8 @@ class RunData:
         load: describes one name or path; for names that only an engine knows.
 
     Attributes:
-        train, test: standard dataset dicts, ``image_id`` unique in each.
+        train, test: standard dataset dicts, ``image_id`` unique in each; ``train`` is packed, so
+            that workers share it.
         class_names: of the labels; ``["distorted"]`` while pretraining.
         type_names: distortion types; empty but while pretraining.
 
@@ -50,7 +60,8 @@ class RunData:
         self.class_names: list[str] = ["distorted"] if self.pretraining else []
         if training and not cfg.DATASETS.TRAIN:
             raise ConfigError("DATASETS.TRAIN is empty: a folder of scans or a dataset.json")
-        self.train = self._describe("DATASETS.TRAIN", training=True) if training else []
+        train = self._describe("DATASETS.TRAIN", training=True) if training else []
+        self.train = PackedRecords(train)
         self.test = self._describe("DATASETS.TEST", training=False)
         self.train_mapper = self._mapper(training=True, seed=seed)
         self.test_mapper = self._mapper(training=False, seed=seed)
@@ -90,6 +101,11 @@ class RunData:
             records=self.train if training else self.test,
         )
 
+    @cached_property
+    def train_intensities(self) -> dict[str, Any]:
+        """For checkpoints: see :func:`~mrssl.data.statistics.intensity_summary`."""
+        return intensity_summary(self.train, self.train_mapper.cache) if self.train else {}
+
     def with_classes(self, cfg: CfgNode) -> CfgNode:
         """``cfg`` with ``NUM_CLASSES`` of the data, where it was left at Detectron2's default.
 
@@ -113,13 +129,21 @@ class RunData:
     @property
     def default_metric(self) -> str:
         """What the best checkpoint is chosen by, as ``task/metric``."""
+        if restores_whole_slices(self.cfg):
+            return "restoration/PSNR"
         return "localization/AP50" if self.pretraining else "dice/dice"
 
     def evaluator(self) -> Evaluator:
         """What the task is scored with."""
+        if restores_whole_slices(self.cfg):
+            return RestorationEvaluator(self.type_names)
+        if self.pretraining and self.cfg.MRSSL.RESTORATION_HEAD.LOSS_WEIGHT == 0:
+            return DistortionEvaluator(self.type_names)
         if self.pretraining:
             return pretext_evaluator(self.type_names)
-        return segmentation_evaluator(self.class_names)
+        return segmentation_evaluator(
+            self.class_names, score_threshold=self.cfg.MRSSL.EVALUATION.SCORE_THRESHOLD
+        )
 
     def train_loader(
         self,

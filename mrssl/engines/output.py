@@ -9,6 +9,7 @@ from fvcore.common.config import CfgNode
 
 from mrssl.engines.distributed import barrier, is_main_process
 from mrssl.errors import MrsslError
+from mrssl.evaluation import Evaluator, write_results
 from mrssl.files import sweep, written_whole
 
 
@@ -39,3 +40,16 @@ def prepare_output(cfg: CfgNode, *, resume: bool) -> None:
         with written_whole(folder / "config.yaml") as temporary:
             temporary.write_text(cfg.dump())
     barrier()
+
+
+def write_subjects(cfg: CfgNode, evaluator: Evaluator) -> None:
+    """Leave each subject's figures of the last evaluation in ``inference/per_subject.json``.
+
+    ``{subject: {"volumes": count, task: {metric: value}}}``; no file where none are scored.
+    """
+    rows = {
+        row["subject_id"]: {key: value for key, value in row.items() if key != "subject_id"}
+        for row in evaluator.per_subject
+    }
+    if rows and is_main_process():
+        write_results(rows, Path(cfg.OUTPUT_DIR) / "inference" / "per_subject.json")

@@ -44,7 +44,7 @@ def restored_slice(
     size: tuple[int, int],
     *,
     residuals: Tensor,
-    probabilities: Tensor,
+    probabilities: Tensor | None,
     boxes: Tensor,
     scores: Tensor,
 ) -> Tensor:
@@ -54,7 +54,8 @@ def restored_slice(
         image: float (C, H, W) in [0, 255], the network's input.
         size: height and width of the output.
         residuals: float (R, S, S), clean minus distorted, of the intensity range [0, 1].
-        probabilities: float (R, M, M) in [0, 1], of the masks.
+        probabilities: float (R, M, M) in [0, 1], of the masks; without a mask branch None: boxes
+            are restored whole.
         boxes: float (R, 4), XYXY pixels of the output.
         scores: float (R,).
 
@@ -64,4 +65,6 @@ def restored_slice(
     middle = image[len(image) // 2] / INTENSITY_SCALE
     if size != tuple(middle.shape):
         middle = F.interpolate(middle[None, None], size, mode="bilinear", align_corners=False)[0, 0]
+    if probabilities is None:
+        probabilities = residuals.new_ones(residuals.shape)
     return restore_slice(middle, residuals, probabilities, boxes, scores)

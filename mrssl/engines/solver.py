@@ -16,6 +16,8 @@ from fvcore.common.param_scheduler import (
 )
 from torch import nn
 
+from mrssl.checkpoint.groups import TOP, height_of
+from mrssl.checkpoint.names import detectron2_name
 from mrssl.errors import MrsslError
 
 _NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)
@@ -27,7 +29,8 @@ def build_optimizer(
     """SGD (as Detectron2) or AdamW over the parameters that need gradients.
 
     Norm layers get ``SOLVER.WEIGHT_DECAY_NORM``, parameters named in ``transferred`` a learning
-    rate of ``MRSSL.TRANSFER.LR_FACTOR`` times the base.
+    rate of ``MRSSL.TRANSFER.LR_FACTOR`` times the base, and ``MRSSL.TRANSFER.LAYER_DECAY`` times
+    that for each stage below the heads (as Bao et al., BEiT, 2022).
 
     Args:
         cfg: the configuration.
@@ -37,14 +40,17 @@ def build_optimizer(
     Raises:
         MrsslError: an optimiser of another name.
     """
-    node = cfg.SOLVER
+    node, transfer = cfg.SOLVER, cfg.MRSSL.TRANSFER
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for prefix, module in model.named_modules():
         for name, parameter in module.named_parameters(prefix, recurse=False):
             if not parameter.requires_grad:
                 continue
             decay = node.WEIGHT_DECAY_NORM if isinstance(module, _NORMS) else node.WEIGHT_DECAY
-            factor = cfg.MRSSL.TRANSFER.LR_FACTOR if name in transferred else 1.0
+            factor = 1.0
+            if name in transferred:
+                below = TOP - height_of(detectron2_name(name, "torchvision"))
+                factor = transfer.LR_FACTOR * transfer.LAYER_DECAY**below
             groups.setdefault((decay, factor), []).append(parameter)
     params = [
         {"params": group, "weight_decay": decay, "lr": node.BASE_LR * factor}

@@ -25,6 +25,7 @@ from mrssl.evaluation.results import (
     print_table,
     write_results,
 )
+from mrssl.evaluation.statistics import Interval, paired_interval, t_interval
 from mrssl.evaluation.volume_evaluator import VolumeEvaluator
 
 
@@ -48,6 +49,7 @@ __all__ = [
     "EvaluationError",
     "Evaluator",
     "Evaluators",
+    "Interval",
     "RestorationEvaluator",
     "Results",
     "SliceEvaluator",
@@ -55,8 +57,10 @@ __all__ = [
     "format_results",
     "get_metric",
     "is_better",
+    "paired_interval",
     "pretext_evaluator",
     "print_table",
     "segmentation_evaluator",
+    "t_interval",
     "write_results",
 ]

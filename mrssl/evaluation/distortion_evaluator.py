@@ -42,6 +42,9 @@ class DistortionEvaluator(SliceEvaluator):
       ``type_scores[k]`` as in multi-label classification, mean over the types that occur among
       them; and the share of them whose highest-scoring type is one of their region's.
 
+    Of a detector without the type branch, whose predictions have no ``type_scores``, only
+    ``localization`` is reported.
+
     Reads ``boxes``, ``types``, ``scores``, ``type_scores``.
     """
 
@@ -65,29 +68,34 @@ class DistortionEvaluator(SliceEvaluator):
             "types": np.asarray(truth["types"], bool).reshape(-1, num_types),
             "boxes": xywh(prediction["boxes"]),
             "scores": np.array(prediction["scores"], np.float64),
-            "type_scores": np.array(prediction["type_scores"], np.float64).reshape(-1, num_types),
         }
         if len(record["types"]) != len(record["truth_boxes"]):
             raise ValueError(f"{len(record['truth_boxes'])} boxes, {len(record['types'])} types")
-        if not len(record["boxes"]) == len(record["scores"]) == len(record["type_scores"]):
+        if "type_scores" in prediction:
+            scores = np.array(prediction["type_scores"], np.float64).reshape(-1, num_types)
+            record["type_scores"] = scores
+        counts = {len(record[key]) for key in ("boxes", "scores", "type_scores") if key in record}
+        if len(counts) > 1:
             raise ValueError("predicted boxes, scores and type_scores differ in number")
         return record
 
     def _score(self, records: list[dict[str, Any]]) -> Results:
         localization = score_coco([_as_distorted(record) for record in records], num_categories=1)
-        return {
+        results = {
             "localization": {
                 "AP": localization.ap(),
                 "AP50": localization.ap(iou=0.5),
                 "AP75": localization.ap(iou=0.75),
                 **self._recall(records, localization.matches),
                 **self._localization_by_type(records),
-            },
-            "type": {
+            }
+        }
+        if all("type_scores" in record for record in records):
+            results["type"] = {
                 **self._detection_precision(records),
                 **_matched_precision(records, localization.matches),
-            },
-        }
+            }
+        return results
 
     def _recall(
         self, records: list[dict[str, Any]], matches: list[tuple[int, int]]

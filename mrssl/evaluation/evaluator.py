@@ -41,7 +41,12 @@ class Evaluator(ABC):
     [0, 1]. Predictions (``outputs``) hold ``boxes``, ``scores`` (N,), ``classes``, ``masks``, and
     after pretraining ``type_scores`` (N, K) in [0, 1] and ``restored`` (H, W) in [0, 1]. Arrays are
     NumPy's. Each evaluator reads only the fields that it names.
+
+    Attributes:
+        per_subject: after :meth:`evaluate`, one row a subject, where the evaluator scores subjects.
     """
+
+    per_subject: Sequence[Mapping[str, Any]] = ()
 
     @abstractmethod
     def reset(self) -> None:
@@ -150,6 +155,7 @@ class Evaluators(Evaluator):
                 if task in results:
                     raise ValueError(f"two evaluators report the task {task!r}")
                 results[task] = metrics
+        self.per_subject = [row for member in self.evaluators for row in member.per_subject]
         return results
 
     def state(self) -> Any:

@@ -81,7 +81,7 @@ def print_table(results: Mapping[str, Mapping[str, float]], names: Sequence[str]
     print(format_results(results, names))
 
 
-def write_results(results: Mapping[str, Any], path: str | Path) -> None:
+def write_results(results: Mapping[str, Any] | Sequence[Any], path: str | Path) -> None:
     """Write ``results`` as JSON (nan and infinity as null), under its name only when complete.
 
     Args:

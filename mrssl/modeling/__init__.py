@@ -5,6 +5,7 @@ from mrssl.modeling.improved_mask_head import ImprovedMaskHead
 from mrssl.modeling.mask_loss import mask_rcnn_loss, mask_targets
 from mrssl.modeling.poolers import PyramidPooler, TwoScalePooler
 from mrssl.modeling.region_encoder import RegionEncoder
+from mrssl.modeling.restoration_decoder import RestorationDecoder, whole_slice_loss
 from mrssl.modeling.restoration_head import RestorationHead, restoration_loss, ssim_map
 from mrssl.modeling.roi_ops import crop_rois, expand_boxes, paste_rois, restore_slice, select_rois
 from mrssl.modeling.type_head import DistortionTypeHead, distortion_type_loss
@@ -15,6 +16,7 @@ __all__ = [
     "ImprovedMaskHead",
     "PyramidPooler",
     "RegionEncoder",
+    "RestorationDecoder",
     "RestorationHead",
     "TwoScalePooler",
     "crop_rois",
@@ -27,4 +29,5 @@ __all__ = [
     "restore_slice",
     "select_rois",
     "ssim_map",
+    "whole_slice_loss",
 ]

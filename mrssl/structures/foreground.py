@@ -40,7 +40,7 @@ def foreground_mask(image: np.ndarray) -> np.ndarray:
 
 def foreground_share(image: np.ndarray) -> float:
     """Share of a normalised slice's pixels that :func:`foreground_mask` finds, in 0..1."""
-    return float(foreground_mask(image).mean())
+    return cv2.countNonZero(foreground_mask(image).view(np.uint8)) / image.size
 
 
 __all__ = ["BET_FRACTION", "foreground_mask", "foreground_share"]

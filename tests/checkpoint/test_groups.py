@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from mrssl.checkpoint.groups import GROUPS, SCOPES, by_group, group_of
+from mrssl.checkpoint.groups import GROUPS, SCOPES, TOP, by_group, group_of, height_of
 
 
 @pytest.mark.parametrize(
@@ -44,3 +44,18 @@ def test_lists_keep_the_order_of_groups_and_names():
         ("fpn", [names[1]]),
         ("other", [names[0], names[2]]),
     ]
+
+
+@pytest.mark.parametrize(
+    "name, height",
+    [
+        ("backbone.bottom_up.stem.conv1.norm.weight", 0),
+        ("backbone.bottom_up.res2.0.conv1.weight", 1),
+        ("backbone.bottom_up.res5.1.shortcut.norm.bias", 4),
+        ("backbone.fpn_output5.weight", 5),
+        ("proposal_generator.rpn_head.conv.weight", TOP),
+        ("roi_heads.mask_head.deconv.weight", TOP),
+    ],
+)
+def test_stages_rise_from_the_input_up(name, height):
+    assert height_of(name) == height

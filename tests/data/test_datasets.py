@@ -10,6 +10,7 @@ import pytest
 from pycocotools import mask as coco
 
 from mrssl.data import VolumeCache, instances_of_slice, load_dataset, read_volume
+from mrssl.data.descriptions import describe, select_subjects
 from mrssl.errors import MrsslError
 from mrssl.structures import Volume
 
@@ -228,3 +229,31 @@ def test_real_data_sets(shared_data: Path, name: str, axis: str, slices: int | N
     record = dataset.dicts[10]
     assert cache.image(record).shape == cache.label(record).shape
     assert set(np.unique(cache.label(record))) == {0, *dataset.class_values}
+
+
+def test_subjects_of_a_split_are_chosen_in_the_path(labeled_set: Path) -> None:
+    path = select_subjects(f"{labeled_set}:train", ["case_2", "case_0"])
+    dataset = load_dataset(path)
+    assert [r["subject_id"] for r in dataset.dicts] == ["case_0"] * 6 + ["case_2"] * 6
+    assert dataset.name == "toy:train[case_2,case_0]"
+    assert describe(f"{labeled_set}:train[case_1]").cases[0].name == "case_1"
+
+
+@pytest.mark.parametrize("selection", ["train[case_3]", "train[case_0,nobody]"])
+def test_a_subject_of_another_split_cannot_be_chosen(labeled_set: Path, selection: str) -> None:
+    with pytest.raises(MrsslError, match=r"split 'train' has no '(case_3|nobody)'"):
+        load_dataset(f"{labeled_set}:{selection}")
+
+
+@pytest.mark.parametrize("selection", ["train[", "train[]", "train[a]b", "[a]", "train[[a]]"])
+def test_a_malformed_choice_is_named(labeled_set: Path, selection: str) -> None:
+    with pytest.raises(MrsslError, match=r"is neither a split nor split\[subject"):
+        load_dataset(f"{labeled_set}:{selection}")
+
+
+@pytest.mark.parametrize("names", [[], [""], ["a,b"], ["a]"], ["a/b"]])
+def test_names_that_cannot_stand_in_a_path_are_refused(labeled_set: Path, names: list[str]) -> None:
+    with pytest.raises(MrsslError, match=r"no subject|cannot be named"):
+        select_subjects(f"{labeled_set}:train", names)
+    with pytest.raises(MrsslError, match="of a split only"):
+        select_subjects(labeled_set, ["case_0"])

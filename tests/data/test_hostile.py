@@ -20,6 +20,7 @@ PYDICOM_FILES = Path(pydicom.__file__).parent / "data" / "test_files"
 NIBABEL_FILES = Path(nib.__file__).parent / "tests" / "data"
 SOURCES = [
     *sorted(PYDICOM_FILES.glob("MR_small*.dcm")),
+    PYDICOM_FILES / "image_dfl.dcm",
     NIBABEL_FILES / "anatomical.nii",
     NIBABEL_FILES / "example4d.nii.gz",
     NIBABEL_FILES / "example_nifti2.nii.gz",

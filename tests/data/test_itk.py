@@ -7,6 +7,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from fuzz_readers import main
 from mrssl.data import find_volumes, read_volume
 from mrssl.errors import MrsslError
 
@@ -34,6 +35,56 @@ def test_the_same_volume_as_nifti(write_nifti: Callable, suffix: str, affine: np
     assert source.shape == volume.shape
     assert source.subject == "a"
     np.testing.assert_allclose(source.affine, volume.affine)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "field"), [(".nhdr", "data file: "), (".mhd", "ElementDataFile = ")]
+)
+def test_a_header_may_name_one_file_of_its_folder(tmp_path: Path, suffix: str, field: str) -> None:
+    """Other files of the reader's machine are none of a header's business."""
+    folder = tmp_path / "scans"
+    folder.mkdir()
+    path = folder / f"a{suffix}"
+    sitk.WriteImage(sitk.GetImageFromArray(np.ones((4, 5, 6), np.int16)), str(path))
+    text = path.read_text(encoding="latin-1")
+    (line,) = [line for line in text.splitlines() if line.startswith(field)]
+    name = line.removeprefix(field)
+    assert read_volume(path).array.all()
+    (tmp_path / "secret").write_bytes(bytes(240))
+    (folder / "link").symlink_to(tmp_path / "secret")
+    for other, message in [
+        ("../secret", "outside its folder"),
+        (str(tmp_path / "secret"), "outside its folder"),
+        ("link", "outside its folder"),
+        ("gone", "is missing"),
+        ("x" * 3000, "as the file"),
+        ("LIST", "several files"),
+        ("slice%02d.raw 1 4 1", "several files"),
+        (f"{name}\n{field}../secret", "several files"),
+    ]:
+        path.write_text(text.replace(line, field + other), encoding="latin-1")
+        with pytest.raises(MrsslError, match=rf"a\{suffix}: .*{message}") as caught:
+            read_volume(path)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("suffix", [".nhdr", ".mhd"])
+def test_what_a_detached_header_promises_is_checked(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a{suffix}"
+    sitk.WriteImage(sitk.GetImageFromArray(np.ones((10, 10, 10), np.int16)), str(path))
+    text = path.read_text(encoding="latin-1")
+    path.write_text(text.replace("10 10 10", "700 700 700"), encoding="latin-1")
+    with pytest.raises(MrsslError, match="truncated"):
+        read_volume(path)
+
+
+@pytest.mark.parametrize("suffix", [".nrrd", ".mha"])
+def test_mutations_end_in_the_defined_error(
+    tmp_path: Path, suffix: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / f"a{suffix}"
+    sitk.WriteImage(sitk.GetImageFromArray(np.ones((9, 9, 9), np.int16)), str(path), True)
+    assert main([str(path), "--count", "60"]) == 0, capsys.readouterr().out
 
 
 @pytest.mark.parametrize("suffix", [".nrrd", ".mha"])

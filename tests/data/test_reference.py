@@ -11,7 +11,7 @@ import pydicom
 import pytest
 
 from mrssl.data import VolumeSource, find_volumes, read_volume
-from mrssl.data.dicom_series import scan_path
+from mrssl.data.dicom_scan import scan_path
 from mrssl.errors import MrsslError
 
 
@@ -73,9 +73,10 @@ def test_all_transfer_syntaxes_give_the_same_pixels(dicom_folder: Path) -> None:
         assert np.array_equal(volume, volumes[0])
 
 
-def test_mosaic_agrees_with_nibabel(dicom_folder: Path) -> None:
-    """Reference: nibabel's reader of Siemens mosaics, (rows, columns, slices) in LPS."""
-    path = dicom_folder / "dcm_qa_ts" / "In" / "2.dcm"
+@pytest.mark.parametrize("number", range(1, 10))
+def test_mosaics_agree_with_nibabel_and_simpleitk(dicom_folder: Path, number: int) -> None:
+    """Nibabel knows Siemens mosaics, (rows, columns, slices) in LPS; SimpleITK the one picture."""
+    path = dicom_folder / "dcm_qa_ts" / "In" / f"{number}.dcm"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # nibabel calls its DICOM readers experimental
         from nibabel.nicom import dicomwrappers
@@ -85,6 +86,13 @@ def test_mosaic_agrees_with_nibabel(dicom_folder: Path) -> None:
     assert np.array_equal(volume.array, np.transpose(wrapper.get_data(), (2, 0, 1)))
     expected = np.diag([-1.0, -1, 1, 1]) @ wrapper.affine[:, [2, 0, 1, 3]]
     np.testing.assert_allclose(volume.affine, expected, atol=1e-3)
+    sitk = pytest.importorskip("SimpleITK")
+    (picture,) = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
+    depth, rows, columns = volume.shape
+    for index in range(depth):
+        row, column = np.array(divmod(index, picture.shape[1] // columns)) * (rows, columns)
+        tile = picture[row : row + rows, column : column + columns]
+        assert np.array_equal(tile, volume.array[index])
 
 
 def sitk_read(files: list[str], folder: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -93,6 +101,7 @@ def sitk_read(files: list[str], folder: Path) -> tuple[np.ndarray, np.ndarray]:
     for file in files:
         (folder / Path(file).name).symlink_to(Path(file).resolve())
     reader = sitk.ImageSeriesReader()
+    assert len(reader.GetGDCMSeriesIDs(str(folder))) == 1
     names = reader.GetGDCMSeriesFileNames(str(folder))
     reader.SetFileNames(names)
     image = reader.Execute()
@@ -137,6 +146,29 @@ def test_enhanced_geometry_agrees_with_simpleitk(sources: list[VolumeSource]) ->
             np.testing.assert_allclose(ours, place, atol=1e-3)
         compared += 1
     assert compared == 4
+
+
+def test_a_philips_field_map_agrees_with_simpleitk(sources: list[VolumeSource]) -> None:
+    """One file, magnitude and field map; SimpleITK rescales every frame as it does the first."""
+    sitk = pytest.importorskip("SimpleITK")
+    volumes = [source for source in sources if "Philips" in source.path]
+    image = sitk.ReadImage(volumes[0].path)
+    slope, _ = volumes[0].slices[0].rescale
+    stored = sitk.GetArrayFromImage(image) / slope
+    assert len(stored) == sum(source.shape[0] for source in volumes)
+    for source in volumes:
+        volume = read_volume(source.path, series=source.series)
+        slope, intercept = source.slices[0].rescale
+        frames = [item.frame for item in source.slices]
+        np.testing.assert_allclose((volume.array - intercept) / slope, stored[frames], atol=1e-2)
+        np.testing.assert_allclose(volume.spacing, image.GetSpacing()[::-1], atol=1e-3)
+        origin = volume.affine[:3, 3] * [-1, -1, 1]
+        np.testing.assert_allclose(origin, image.GetOrigin(), atol=1e-3)
+
+
+def test_every_volume_is_compared(sources: list[VolumeSource]) -> None:
+    """23 of several files, 4 Enhanced, 9 mosaics and 2 of the field map: the tests above."""
+    assert len(sources) == 23 + 4 + 9 + 2
 
 
 def test_the_files_of_pydicom_are_read_or_refused() -> None:

@@ -75,9 +75,9 @@ class VolumeEvaluator(SliceDatasetEvaluator):
         super().__init__(core.VolumeEvaluator(class_names, score_threshold=score_threshold))
 
     @property
-    def per_subject(self) -> list[dict[str, Any]]:
+    def per_subject(self) -> Sequence[Mapping[str, Any]]:
         """One row a subject, after :meth:`evaluate`; see the core's evaluator."""
-        return self.evaluator.per_subject  # type: ignore[attr-defined]
+        return self.evaluator.per_subject
 
 
 def to_prediction(model_input: Mapping[str, Any], found: Instances) -> dict[str, np.ndarray]:
@@ -100,7 +100,7 @@ def to_prediction(model_input: Mapping[str, Any], found: Instances) -> dict[str,
         tensors["masks"] = found.pred_masks
     if found.has("pred_types"):
         tensors["type_scores"] = found.pred_types.float()
-    if found.has("pred_residuals") and found.has("pred_mask_probs"):
+    if found.has("pred_residuals"):
         tensors["restored"] = restore(model_input, found)
     return {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
 
@@ -113,11 +113,12 @@ def restore(model_input: Mapping[str, Any], found: Instances) -> Tensor:
         found: of a model with ``DistortionROIHeads``, after Detectron2's postprocessing.
     """
     height, width = found.image_size
+    masks = found.pred_mask_probs.float() if found.has("pred_mask_probs") else None
     return restored_slice(
         model_input["image"].to(found.scores.device),
         (int(height), int(width)),
         residuals=found.pred_residuals,
-        probabilities=found.pred_mask_probs.float(),
+        probabilities=masks,
         boxes=found.pred_boxes.tensor.float(),
         scores=found.scores.float(),
     )

@@ -11,7 +11,12 @@ from detectron2.utils.comm import create_local_process_group
 from fvcore.common.config import CfgNode
 
 from mrssl.checkpoint import Provenance, input_differences, load_checkpoint, load_strict
-from mrssl.config import ConfigError, load_cfg
+from mrssl.config import (
+    WHOLE_SLICE_RESTORATION,
+    ConfigError,
+    load_cfg,
+    restores_whole_slices,
+)
 from mrssl.engines.datasets import RunData
 from mrssl.engines.detectron2.catalog import load_registered
 from mrssl.engines.detectron2.config import get_cfg, with_device
@@ -34,6 +39,11 @@ def launch(args: Namespace) -> None:
         MrsslError: a configuration, data or weights that cannot be used.
     """
     cfg = with_device(load_cfg(args.config_file, args.opts, cfg=get_cfg()))
+    if restores_whole_slices(cfg):
+        raise ConfigError(
+            f"MODEL.META_ARCHITECTURE {WHOLE_SLICE_RESTORATION!r} is the torchvision engine's: "
+            "give --engine torchvision"
+        )
     processes = Processes(
         per_machine=args.num_gpus,
         machines=args.num_machines,

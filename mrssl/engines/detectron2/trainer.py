@@ -52,6 +52,7 @@ from mrssl.engines.distributed import (
     share_buffers,
 )
 from mrssl.engines.faults import SkippedSlices
+from mrssl.engines.output import write_subjects
 from mrssl.engines.pictures import restoration_grid
 from mrssl.engines.signals import StopSignals
 from mrssl.engines.solver import build_optimizer, build_schedule
@@ -167,6 +168,7 @@ class MRITrainer(DefaultTrainer):
             task="pretrain" if is_pretraining(self.cfg) else "finetune",
             class_names=self.data.class_names,
             type_names=self.data.type_names,
+            intensities=self.data.train_intensities,
             iteration=min(self.iter + 1, self.max_iter),  # after the last, iter is max_iter
         )
         return {"mrssl": provenance.to_dict(), "transferred": self.transferred}
@@ -339,10 +341,11 @@ def score(model: nn.Module, data: RunData, evaluator: Any = None) -> Results:
         mapper=MRIDatasetMapper(data.test_mapper, is_train=False),
         batch_size=_TEST_BATCH,
     )
+    scoring = data.evaluator()
     with torch.no_grad():
-        return inference_on_dataset(
-            model, loader, evaluator or SliceDatasetEvaluator(data.evaluator())
-        )
+        results = inference_on_dataset(model, loader, evaluator or SliceDatasetEvaluator(scoring))
+    write_subjects(data.cfg, scoring)
+    return results
 
 
 __all__ = ["MRITrainer", "score"]

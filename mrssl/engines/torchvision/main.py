@@ -13,7 +13,7 @@ from mrssl.checkpoint import Provenance, input_differences, load_checkpoint, loa
 from mrssl.config import ConfigError
 from mrssl.engines.datasets import RunData
 from mrssl.engines.distributed import get_rank, get_world_size, is_main_process
-from mrssl.engines.output import prepare_output
+from mrssl.engines.output import prepare_output, write_subjects
 from mrssl.engines.torchvision.batches import collate_with_truth
 from mrssl.engines.torchvision.evaluation import evaluate
 from mrssl.engines.torchvision.model import build_model
@@ -52,7 +52,10 @@ def evaluate_only(cfg: CfgNode) -> Results:
     loader = data.test_loader(
         rank=get_rank(), world_size=get_world_size(), collate=collate_with_truth
     )
-    return evaluate(model, loader, data.evaluator())
+    evaluator = data.evaluator()
+    results = evaluate(model, loader, evaluator)
+    write_subjects(cfg, evaluator)
+    return results
 
 
 def _with_device(cfg: CfgNode) -> CfgNode:

@@ -10,20 +10,19 @@ from typing import Any
 import torch
 from fvcore.common.config import CfgNode
 from torch import Tensor, nn
-from torch.nn import functional as F
-from torchvision.models.detection.image_list import ImageList
 
+from mrssl.config import WHOLE_SLICE_RESTORATION, restores_whole_slices
 from mrssl.engines.samples import restored_slice
 from mrssl.engines.torchvision.backbone import build_backbone
+from mrssl.engines.torchvision.images import SliceModel
 from mrssl.engines.torchvision.roi_heads import DistortionROIHeads, build_roi_heads
 from mrssl.engines.torchvision.rpn import SeededRPN, build_rpn
+from mrssl.engines.torchvision.whole_slice import WholeSliceRestoration, build_whole_slice
 from mrssl.errors import MrsslError
 from mrssl.modeling import paste_rois
 
-SIZE_DIVISIBILITY = 32
 
-
-class MaskRCNN(nn.Module):
+class MaskRCNN(SliceModel):
     """Backbone, RPN and ROI heads; inputs and outputs as in Detectron2's ``GeneralizedRCNN``.
 
     Args:
@@ -40,33 +39,10 @@ class MaskRCNN(nn.Module):
         pixel_mean: list[float],
         pixel_std: list[float],
     ) -> None:
-        super().__init__()
+        super().__init__(pixel_mean=pixel_mean, pixel_std=pixel_std)
         self.backbone = backbone
         self.rpn = rpn
         self.roi_heads = roi_heads
-        shape = (-1, 1, 1)
-        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(shape), persistent=False)
-        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(shape), persistent=False)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the parameters are."""
-        return next(self.parameters()).device
-
-    def preprocess(self, inputs: list[dict[str, Any]]) -> ImageList:
-        """Normalise the images and pad them at the right and bottom to one size."""
-        images = [x["image"].to(self.device, non_blocking=True) for x in inputs]
-        sizes = [(image.shape[-2], image.shape[-1]) for image in images]
-        height, width = (
-            -(-max(side) // SIZE_DIVISIBILITY) * SIZE_DIVISIBILITY
-            for side in zip(*sizes, strict=True)
-        )
-        mean, std = self.pixel_mean, self.pixel_std
-        padded = [
-            F.pad((image - mean) / std, (0, width - image.shape[-1], 0, height - image.shape[-2]))
-            for image in images
-        ]
-        return ImageList(torch.stack(padded), sizes)
 
     def forward(self, inputs: list[dict[str, Any]]) -> dict[str, Tensor] | list[dict[str, Tensor]]:
         """Losses in training mode, detections otherwise.
@@ -120,6 +96,7 @@ class MaskRCNN(nn.Module):
             "scores": found["scores"][kept].float(),
             "classes": found["labels"][kept] - 1,
         }
+        probability = None
         if "masks" in found:
             probability = found["masks"][kept, 0].float()
             out["masks"] = paste_rois(probability, boxes, height, width) >= 0.5
@@ -137,8 +114,8 @@ class MaskRCNN(nn.Module):
         return out
 
 
-def build_model(cfg: CfgNode, num_types: int = 0) -> MaskRCNN:
-    """Build Mask R-CNN from Detectron2's keys, on the CPU.
+def build_model(cfg: CfgNode, num_types: int = 0) -> MaskRCNN | WholeSliceRestoration:
+    """Build what ``MODEL.META_ARCHITECTURE`` names from Detectron2's keys, on the CPU.
 
     Args:
         cfg: the configuration.
@@ -147,10 +124,12 @@ def build_model(cfg: CfgNode, num_types: int = 0) -> MaskRCNN:
     Raises:
         MrsslError: a key has a value that this engine does not offer.
     """
+    if restores_whole_slices(cfg):
+        return build_whole_slice(cfg)
     if cfg.MODEL.META_ARCHITECTURE != "GeneralizedRCNN":
         raise MrsslError(
             f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE!r}: the torchvision engine has "
-            "'GeneralizedRCNN' only"
+            f"'GeneralizedRCNN' and {WHOLE_SLICE_RESTORATION!r}"
         )
     return MaskRCNN(
         backbone=build_backbone(cfg),

@@ -32,6 +32,7 @@ from mrssl.engines.distributed import (
     is_main_process,
 )
 from mrssl.engines.faults import SkippedSlices
+from mrssl.engines.output import write_subjects
 from mrssl.engines.pictures import restoration_grid
 from mrssl.engines.signals import StopSignals
 from mrssl.engines.solver import IterationLR, build_optimizer, build_schedule
@@ -136,6 +137,7 @@ class Trainer:
             task="pretrain" if is_pretraining(self.cfg) else "finetune",
             class_names=self.data.class_names,
             type_names=self.data.type_names,
+            intensities=self.data.train_intensities,
             iteration=self.iteration,
         )
         return {
@@ -276,7 +278,10 @@ class Trainer:
         loader = self.data.test_loader(
             rank=get_rank(), world_size=get_world_size(), collate=collate_with_truth
         )
-        return evaluate(self.deployed, loader, self.data.evaluator())
+        evaluator = self.data.evaluator()
+        results = evaluate(self.deployed, loader, evaluator)
+        write_subjects(self.cfg, evaluator)
+        return results
 
     def _evaluate(self, log: RunLog) -> bool:
         """Score, draw, keep the best; whether to stop early."""

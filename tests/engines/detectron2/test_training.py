@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -314,3 +315,12 @@ def test_a_fault_in_a_child_process_is_one_line(repository_root: Path, tmp_path:
     assert done.returncode == 1
     assert done.stderr.strip().splitlines()[-1].startswith("error: nowhere")
     assert "Traceback" not in done.stderr
+
+
+def test_the_peer_pretext_is_refused_in_a_line(repository_root: Path) -> None:
+    from mrssl.engines.detectron2 import launch
+
+    file = repository_root / "configs/pretrain/whole_slice_R_18_FPN_small.yaml"
+    args = Namespace(config_file=str(file), opts=[], num_gpus=1, num_machines=1)
+    with pytest.raises(MrsslError, match="--engine torchvision"):
+        launch(args)

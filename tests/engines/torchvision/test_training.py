@@ -14,9 +14,11 @@ import torch
 
 from mrssl.checkpoint import load_checkpoint
 from mrssl.config import load_cfg
+from mrssl.engines.datasets import RunData
 from mrssl.engines.torchvision import Trainer, main
 from mrssl.engines.torchvision.batches import collate
 from mrssl.errors import MrsslError
+from mrssl.evaluation import VolumeEvaluator
 
 PRETRAIN = "configs/quick_schedules/pretrain_R_18_FPN.yaml"
 TIMINGS = {"images_per_second", "data_share", "overhead_share"}
@@ -127,6 +129,9 @@ def test_fine_tuning_takes_the_weights_and_is_scored(
 
     results = run(cfg)
     assert {"bbox", "segm", "dice", "hd95", "assd"} <= set(results)
+    subjects = json.loads((tmp_path / "inference" / "per_subject.json").read_text())
+    assert list(subjects) == ["subject3"]
+    assert subjects["subject3"]["dice"]["dice"] == pytest.approx(results["dice"]["dice"])
     scored = cfg.clone()
     scored.defrost()
     scored.MODEL.WEIGHTS = str(tmp_path / "model_final.pth")
@@ -234,3 +239,40 @@ def test_several_processes_do_what_one_does_with_the_whole_batch(
         assert theirs["losses"] == pytest.approx(told["losses"], abs=1e-5)
         # To the last digit, NaN (written as such) included.
         assert json.dumps(theirs["results"]) == json.dumps(told["results"])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "tasks"),
+    [
+        (("MRSSL.TYPE_HEAD.LOSS_WEIGHT", 0.0), {"localization", "restoration"}),
+        (("MRSSL.RESTORATION_HEAD.LOSS_WEIGHT", 0.0), {"localization", "type"}),
+        (("MODEL.MASK_ON", False), {"localization", "type", "restoration"}),
+    ],
+    ids=["no type", "no restoration", "no mask"],
+)
+def test_the_pretext_without_one_of_its_parts_is_trained_and_scored(
+    repository_root: Path,
+    phantom: Path,
+    tmp_path: Path,
+    overrides: tuple[Any, ...],
+    tasks: set[str],
+) -> None:
+    cfg = config(repository_root, PRETRAIN, phantom, tmp_path, *overrides)
+    trainer = Trainer(cfg)
+    stream = trainer.data.train_loader(start_iteration=0, rank=0, world_size=1, collate=collate)
+    trainer.step(next(iter(stream)))
+    trainer.model.roi_heads.score_thresh = 0.0  # barely trained: else it finds nothing
+    assert set(trainer.evaluate()) == tasks
+
+
+def test_dice_counts_instances_from_the_configured_score_on(
+    repository_root: Path, phantom: Path, tmp_path: Path
+) -> None:
+    for threshold in (0.3, 0.5):
+        cfg = config(
+            repository_root, FINETUNE, phantom, tmp_path,
+            "MRSSL.EVALUATION.SCORE_THRESHOLD", threshold,
+        )  # fmt: skip
+        evaluator = RunData(cfg).evaluator()
+        volumes = [e for e in evaluator.evaluators if isinstance(e, VolumeEvaluator)]
+        assert [e.score_threshold for e in volumes] == [threshold]

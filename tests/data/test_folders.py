@@ -1,0 +1,227 @@
+"""Series that lie in several folders, and folders that are named after patients."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import check_data
+import prepare_data
+from mrssl.checkpoint import Provenance
+from mrssl.config import get_cfg
+from mrssl.data import find_volumes, load_dataset, read_volume
+from mrssl.data.dicom_scan import forget_scans
+from mrssl.data.preparing import prepare_store
+from mrssl.privacy import PathMask, cover, patient_marks
+
+
+def voxels(seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 4000, (6, 8, 10)).astype(np.int16)
+
+
+def deal(folder: Path, *, into: list[str]) -> Path:
+    """Move the files of ``folder`` to several folders beneath it, in turns."""
+    for number, path in enumerate(sorted(folder.iterdir())):
+        target = folder / into[number % len(into)] / path.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        path.rename(target)
+    return folder
+
+
+@pytest.mark.parametrize("into", [["a", "b"], ["a/x", "b"], list("abcdef"), [".", "b"]])
+def test_a_series_in_several_folders_is_one_volume(write_series: Callable, into: list[str]) -> None:
+    folder = deal(write_series(voxels()), into=into)
+    found = find_volumes(folder.parent)
+    (source,) = found.volumes
+    assert not found.refused
+    assert source.path == str(folder)
+    assert source.faults == ()
+    forget_scans()
+    volume = read_volume(source.path, series=source.series)
+    assert np.array_equal(volume.array, voxels())
+    np.testing.assert_allclose(volume.affine, source.affine)
+    dataset = load_dataset(folder.parent)
+    assert {(r["file_name"], r["series"]) for r in dataset.dicts} == {(source.path, source.series)}
+
+
+def test_repeats_in_several_folders_are_told_apart(write_series: Callable) -> None:
+    """Two acquisitions, so many files a folder that the first ends within the second folder."""
+    for number in (1, 2):
+        folder = write_series(voxels(number), prefix=f"{number}-", AcquisitionNumber=number)
+    for number, path in enumerate(sorted(folder.iterdir())):
+        dataset = numbered(path, number)
+        target = folder / f"disk{number // 4}" / path.name
+        target.parent.mkdir(exist_ok=True)
+        dataset.save_as(target)
+        path.unlink()
+    sources = find_volumes(folder).volumes
+    assert [source.shape for source in sources] == [(6, 8, 10)] * 2
+    read = [read_volume(s.path, series=s.series).array for s in sources]
+    assert sorted(a.sum() for a in read) == sorted(voxels(n).sum() for n in (1, 2))
+
+
+def numbered(path: Path, number: int):
+    import pydicom
+
+    dataset = pydicom.dcmread(path)
+    dataset.InstanceNumber = number + 1
+    return dataset
+
+
+def test_whole_volumes_in_folders_of_their_own_stay_there(write_series: Callable) -> None:
+    for echo in (1, 2, 3):
+        folder = write_series(voxels(echo), f"series/{echo}", AcquisitionNumber=echo)
+        for number, path in enumerate(sorted(folder.iterdir())):
+            numbered(path, 6 * echo + number).save_as(path)
+    sources = find_volumes(folder.parent).volumes
+    assert [Path(source.path).name for source in sources] == ["1", "2", "3"]
+    assert all(source.series == "" and not source.faults for source in sources)
+
+
+def test_copies_of_slices_are_reported_and_not_joined(write_series: Callable) -> None:
+    folder = write_series(voxels(), "scans/a")
+    (folder.parent / "b").mkdir()
+    for path in sorted(folder.iterdir())[:2]:
+        shutil.copy(path, folder.parent / "b")
+    whole, part = find_volumes(folder.parent).volumes
+    assert (whole.shape[0], part.shape[0]) == (6, 2)
+    assert "2 folders hold slices of this series" in whole.faults[0]
+    assert np.array_equal(read_volume(whole.path, series=whole.series).array, voxels())
+
+
+def test_different_patients_are_never_joined(write_series: Callable) -> None:
+    folder = write_series(voxels(), "scans/a", PatientID="one")
+    write_series(voxels(), "scans/b", PatientID="two")
+    for path in sorted(folder.iterdir())[:3]:
+        path.unlink()
+    for path in sorted((folder.parent / "b").iterdir())[3:]:
+        path.unlink()
+    assert [s.shape[0] for s in find_volumes(folder.parent).volumes] == [3, 3]
+
+
+@pytest.fixture
+def named_folder(write_series: Callable, tmp_path: Path) -> Path:
+    """A folder of two patients, each in a folder with their name; one file is damaged."""
+    people = {"Müller_Hans": "Müller^Hans", "jane-doe-7788": "Doe^Jane"}
+    for number, (folder, name) in enumerate(people.items()):
+        tags = {
+            "PatientName": name,
+            "PatientID": f"id-{number}",
+            "SpecificCharacterSet": "ISO_IR 100",
+        }
+        path = write_series(voxels(number), f"scans/{folder}/t1", **tags)
+    (path / "0001.dcm").write_bytes((path / "0001.dcm").read_bytes()[:300])
+    return tmp_path / "scans"
+
+
+NAMES = ("ller", "Hans", "doe", "jane")
+
+
+def assert_nameless(text: str) -> None:
+    assert not [name for name in NAMES if name.lower() in text.lower()]
+
+
+def test_folders_named_after_patients_are_covered(
+    named_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = tmp_path / "report.json"
+    assert check_data.main([str(named_folder), "--json", str(report)]) == 0
+    text = capsys.readouterr().out + report.read_text()
+    assert "6x8x10" in text
+    assert "t1" in text
+    assert "refused" in text
+    assert_nameless(text)
+    check_data.main([str(named_folder), "--show-paths"])
+    assert "Hans" in capsys.readouterr().out
+
+
+def test_the_folder_of_one_patient_is_covered_too(
+    named_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    check_data.main([str(named_folder / "Müller_Hans")])
+    assert_nameless(capsys.readouterr().out)
+
+
+def test_no_name_comes_into_a_store(
+    named_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = [{"image": f"scans/{name}/t1"} for name in ("Müller_Hans", "jane-doe-7788")]
+    description = tmp_path / "dataset.json"
+    description.write_text(json.dumps({"training": images, "name": "two"}))
+    split = {"train": ["t1"], "all": ["t1"]}
+    (tmp_path / "split.json").write_text(json.dumps(split))
+    for source in (named_folder, named_folder / "Müller_Hans", description):
+        output = tmp_path / f"store{len(str(source))}"
+        assert prepare_data.main([str(source), str(output), "--workers", "1"]) == 0
+        files = [path for path in output.rglob("*") if path.is_file()]
+        assert_nameless("".join(map(str, [path.relative_to(output) for path in files])))
+        assert_nameless("".join(path.read_text() for path in files if path.suffix == ".json"))
+    assert_nameless(capsys.readouterr().out)
+
+
+def test_cases_and_splits_of_a_store_are_covered_alike(
+    write_series: Callable, tmp_path: Path
+) -> None:
+    write_series(voxels(), "Doe_Jane", PatientName="Doe^Jane")
+    (tmp_path / "dataset.json").write_text(json.dumps({"training": [{"image": "Doe_Jane"}]}))
+    (tmp_path / "split.json").write_text(json.dumps({"train": ["Doe_Jane"]}))
+    prepare_store(tmp_path / "dataset.json", tmp_path / "store")
+    assert len(load_dataset(f"{tmp_path / 'store' / 'dataset.json'}:train").dicts) == 6
+    assert_nameless((tmp_path / "store" / "split.json").read_text())
+
+
+def test_subjects_without_an_id_are_not_named_after_their_folder(write_series: Callable) -> None:
+    (source,) = find_volumes(write_series(voxels(), "Doe_Jane", PatientID=None)).volumes
+    assert source.subject
+    assert_nameless(source.subject)
+
+
+def test_no_folder_of_scans_is_named_in_a_checkpoint(named_folder: Path) -> None:
+    cfg = get_cfg()
+    cfg.DATASETS.TRAIN = (str(named_folder / "Müller_Hans"),)
+    (name,) = Provenance.from_config(cfg, task="pretrain", class_names=[]).data
+    assert name.startswith("folder-")
+    assert name == load_dataset(named_folder / "Müller_Hans").name
+
+
+@pytest.mark.parametrize(
+    ("text", "covered"),
+    [
+        ("Doe_Jane", "~"),
+        ("DOE JANE T1", "~ T1"),
+        ("Jane_2_Doe", "~_2_~"),
+        ("doejane", "~"),
+        ("scan_JaneDoe_2", "scan_~_2"),
+        ("pgbm003/T1", "~/T1"),
+        ("PGBM-003", "~"),
+        ("doer", "doer"),
+        ("T2", "T2"),
+    ],
+)
+def test_words_are_recognised(text: str, covered: str) -> None:
+    marks = patient_marks("Doe^Jane", "PGBM-003")
+    digits = "0123456789abcdef"
+    shown = cover(text, marks)
+    while any(f"~{d}" in shown for d in digits):
+        for d in digits:
+            shown = shown.replace(f"~{d}", "~")
+    assert shown == covered
+
+
+def test_accents_and_their_spelling_make_no_difference() -> None:
+    marks = patient_marks("Müller^Hans", "")
+    for text in ("Müller", "MÜLLER", "Mu\u0308ller", "muller"):
+        assert "ller" not in cover(text, marks).lower()
+
+
+def test_only_paths_beneath_the_root_are_touched() -> None:
+    mask = PathMask("/data/doe", [patient_marks("Doe^Jane", ""), patient_marks("Roe^Jim", "")])
+    text = mask("/data/doe/jane/a.dcm: the doe pixels (image /data/doe/roe_1) end")
+    assert text.startswith("/data/doe/~")
+    assert ": the doe pixels (image /data/doe/~" in text
+    assert text.endswith("_1) end")

@@ -1,0 +1,249 @@
+"""Runs are done once, start again after a kill, and wait for what they need."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import benchmark_few_labels
+import few_labels_run
+from few_labels_bench import Bench
+from few_labels_plan import Plan, Run
+from few_labels_pool import Pool
+from few_labels_run import execute
+from few_labels_yaml import load_plan
+from mrssl.errors import MrsslError
+
+RESULTS = {
+    "dice": {
+        "dice": 0.5, "foreground": 0.7, "instances": 0.6, "dice-small": 0.4, "dice-large": 0.6,
+    },
+    "hd95": {"hd95": 3.0, "missed": 1.0},
+    "segm": {"AP": 0.3, "AP50": 0.6},
+}  # fmt: skip
+
+
+class Trainings:
+    """Stands in for tools/train_net.py: leaves its files, and counts."""
+
+    def __init__(self) -> None:
+        self.calls: list[list[str]] = []
+        self.fail = False
+
+    def __call__(self, argv: Sequence[str]) -> int:
+        self.calls.append(list(argv))
+        folder = Path(argv[argv.index("OUTPUT_DIR") + 1])
+        (folder / "inference").mkdir(parents=True, exist_ok=True)
+        if "--eval-only" in argv:
+            if self.fail:
+                raise MrsslError("the lights went out")
+            assert Path(argv[argv.index("MODEL.WEIGHTS") + 1]).is_file()
+            (folder / "inference" / "results.json").write_text(json.dumps(RESULTS))
+            subject = {"subject3": {"volumes": 1, "dice": {"dice": 0.5}}}
+            (folder / "inference" / "per_subject.json").write_text(json.dumps(subject))
+        else:
+            (folder / "model_final.pth").write_bytes(b"weights")
+            lines = [{"iteration": 1, "total_loss": 1.0}, {"iteration": 2, "dice/dice": 0.4}]
+            (folder / "metrics.json").write_text("".join(json.dumps(x) + "\n" for x in lines))
+        return 0
+
+
+@pytest.fixture
+def trainings(monkeypatch: pytest.MonkeyPatch) -> Trainings:
+    fake = Trainings()
+    monkeypatch.setattr(few_labels_run.train_net, "main", fake)
+    return fake
+
+
+@pytest.fixture
+def bench(plan: Plan, data: Path, tmp_path: Path) -> Bench:
+    return Bench(plan, data, tmp_path / "out", device="cpu")
+
+
+def run_of(bench: Bench, run_id: str) -> Run:
+    return benchmark_few_labels._by_id(bench, run_id)
+
+
+def test_a_finished_run_is_never_repeated(bench: Bench, trainings: Trainings) -> None:
+    run = run_of(bench, "scratch/n2/seed1")
+    row = execute(bench, run)
+    assert len(trainings.calls) == 2
+    assert execute(bench, run) == row and len(trainings.calls) == 2
+    assert row["dice"] == 0.5 and row["curve"] == [[2, 0.4]] and row["labeled_subjects"] == 2
+    assert row["dice_per_class"] == {"small": 0.4, "large": 0.6}
+    assert row["dice_per_subject"] == {"subject3": 0.5}
+    assert not list(bench.folder(run.id).rglob("*.pth"))
+
+
+def test_a_killed_run_starts_again(bench: Bench, trainings: Trainings) -> None:
+    run = run_of(bench, "scratch/n1/seed0")
+    trainings.fail = True
+    with pytest.raises(MrsslError, match="lights"):
+        execute(bench, run)
+    assert bench.finished(run) is None
+    (bench.folder(run.id) / "train" / "model_0000001.pth").write_bytes(b"half a run")
+    trainings.fail = False
+    execute(bench, run)
+    assert len(trainings.calls) == 4
+    assert "--resume" not in trainings.calls[2]
+
+
+def test_the_test_subjects_are_named_when_scoring_and_not_before(
+    bench: Bench, trainings: Trainings
+) -> None:
+    execute(bench, run_of(bench, "pretrain/mrssl"))
+    execute(bench, run_of(bench, "mrssl/n1/seed0"))
+    pretrain, train, score = (" ".join(call) for call in trainings.calls)
+    assert ":test" not in pretrain + train and "--resume" in pretrain
+    assert "DATASETS.TEST ()" in pretrain and "DATASETS.TEST ('" in train
+    assert "dataset.json:test" in score and "--eval-only" in score
+    weights = bench.folder("pretrain/mrssl") / "train" / "model_final.pth"
+    assert f"MODEL.WEIGHTS {weights}" in train
+
+
+def test_other_settings_are_refused_and_not_mixed(
+    bench: Bench, trainings: Trainings, write_plan: Callable[..., Path]
+) -> None:
+    execute(bench, run_of(bench, "scratch/n1/seed0"))
+    few = {"SOLVER.MAX_ITER": 5}
+    changed = replace(bench, plan=load_plan(write_plan(schedules={1: few})))
+    with pytest.raises(MrsslError, match="was run with other settings"):
+        changed.finished(run_of(changed, "scratch/n1/seed0"))
+    assert changed.finished(run_of(changed, "scratch/n2/seed0")) is None
+
+
+def test_weights_by_file_stand_in_for_a_pretraining(
+    bench: Bench, trainings: Trainings, tmp_path: Path
+) -> None:
+    run = run_of(bench, "mrssl/n1/seed0")
+    with pytest.raises(MrsslError, match=r"needs the run pretrain/mrssl first"):
+        execute(bench, run)
+    file = tmp_path / "weights.pth"
+    file.write_bytes(b"made elsewhere")
+    given = replace(bench, files={"mrssl": file})
+    row = execute(given, run)
+    assert given.needs(run) == "" and len(row["weights_sha256"]) == 64
+    file.write_bytes(b"others")
+    with pytest.raises(MrsslError, match="other settings"):
+        given.finished(run)
+    with pytest.raises(MrsslError, match="--weights imagenet=FILE"):
+        execute(bench, run_of(bench, "imagenet/n1/seed0"))
+
+
+def test_rows_outlive_their_folders(
+    bench: Bench, trainings: Trainings, write_plan: Callable[..., Path]
+) -> None:
+    execute(bench, run_of(bench, "scratch/n1/seed0"))
+    benchmark_few_labels.write_rows(bench)
+    rows = json.loads((bench.output / "results.json").read_text())
+    moved = replace(bench, output=bench.output / "new", known={row["id"]: row for row in rows})
+    execute(moved, run_of(moved, "scratch/n1/seed0"))
+    assert len(trainings.calls) == 2
+    benchmark_few_labels.write_rows(moved)
+    assert json.loads((moved.output / "results.json").read_text()) == rows
+
+
+#: What a process of the pool does here: fails where told, else leaves the row of a finished run.
+SCRIPT = """
+import json, pathlib, sys
+folder, settings, kind, fails = sys.argv[1:]
+if fails == "True":
+    sys.exit("error: no luck")
+folder = pathlib.Path(folder)
+(folder / "train").mkdir(parents=True)
+(folder / "train" / "model_final.pth").write_bytes(b"x")
+row = {"id": folder.name, "kind": kind, "settings": settings, "dice": 0.5}
+(folder / "result.json").write_text(json.dumps(row))
+"""
+
+
+@pytest.mark.parametrize("broken", ["", "pretrain/mrssl"])
+def test_a_run_waits_for_its_pretraining_and_falls_with_it(
+    bench: Bench, broken: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    started: list[str] = []
+
+    def command(run: Run) -> list[str]:
+        needed = bench.needs(run)
+        assert not needed or bench.finished(run_of(bench, needed)) is not None
+        started.append(run.id)
+        arguments = [bench.folder(run.id), bench.fingerprint(run), run.kind, run.id == broken]
+        return [sys.executable, "-c", SCRIPT, *map(str, arguments)]
+
+    wanted = ["mrssl/n1/seed0", "pretrain/mrssl", "scratch/n1/seed0"]
+    pool = Pool(bench, command, jobs=2, threads=1, report=lambda: None)
+    failed = pool.run([run_of(bench, run_id) for run_id in wanted])
+    told = capsys.readouterr().out
+    if broken:
+        assert failed == ["pretrain/mrssl", "mrssl/n1/seed0"]
+        assert "no luck" in told and "not started: pretrain/mrssl failed" in told
+        assert "mrssl/n1/seed0" not in started
+    else:
+        assert failed == [] and started[-1] == "mrssl/n1/seed0"
+        assert Pool(bench, command, jobs=2, threads=1, report=lambda: None).run(
+            [run_of(bench, run_id) for run_id in wanted]
+        ) == []  # fmt: skip
+        assert len(started) == 3
+
+
+def test_what_is_left_is_listed_and_what_cannot_be_is_said(
+    write_plan: Callable[..., Path], data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--config-file", str(write_plan()), "--data", str(data)]
+    arguments += ["--output", str(tmp_path / "out"), "--list"]
+    assert benchmark_few_labels.main([*arguments, "--labeled", "2", "--seeds", "0,1"]) == 0
+    told = capsys.readouterr()
+    ids = [line.split(" --run ")[1] for line in told.out.splitlines()]
+    assert ids == [
+        "pretrain/mrssl", "pretrain/blind",
+        "scratch/n2/seed0", "mrssl/n2/seed0", "blind/n2/seed0",
+        "scratch/n2/seed1", "mrssl/n2/seed1", "blind/n2/seed1",
+    ]  # fmt: skip
+    assert "left out: imagenet" in told.err
+    assert benchmark_few_labels.main([*arguments, "--tune"]) == 0
+    ids = [line.split(" --run ")[1] for line in capsys.readouterr().out.splitlines()]
+    assert len(ids) == 3 * 4 and all(run_id.startswith("tune/scratch/n1/") for run_id in ids)
+    with pytest.raises(MrsslError, match="--arms nobody"):
+        benchmark_few_labels.main([*arguments, "--arms", "nobody"])
+    with pytest.raises(MrsslError, match="no run of the plan is left"):
+        benchmark_few_labels.main([*arguments, "--seeds", "9"])
+
+
+@pytest.mark.slow
+def test_the_benchmark_from_end_to_end(
+    write_plan: Callable[..., Path], data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("matplotlib")
+    output = tmp_path / "out"
+    arguments = ["--config-file", str(write_plan()), "--data", str(data), "--device", "cpu"]
+    arguments += ["--arms", "scratch,mrssl", "--labeled", "1", "--seeds", "0"]
+    assert benchmark_few_labels.main([*arguments, "--output", str(output), "--jobs", "2"]) == 0
+    assert "0 of 3 runs are done, 3 to do" in capfd.readouterr().out
+    rows: list[dict[str, Any]] = json.loads((output / "results.json").read_text())
+    assert [row["arm"] for row in rows] == ["scratch", "mrssl"]
+    for row in rows:
+        assert {"dataset", "arm", "labeled_subjects", "seed", "dice", "dice_per_subject", "hd95",
+                "ap", "iterations", "seconds", "iterations_to_scratch"} <= set(row)  # fmt: skip
+        assert set(row["dice_per_subject"]) == {"subject3"} and np.isfinite(row["dice"])
+        assert [i for i, _ in row["curve"]] == [2, 4]
+    assert rows[0]["subjects"] == rows[1]["subjects"]
+    assert "## Difference in Dice with scratch" in (output / "results.md").read_text()
+    assert (output / "results.png").is_file()
+
+    assert benchmark_few_labels.main([*arguments, "--output", str(output)]) == 0
+    assert "2 of 2 runs are done, 0 to do" in capfd.readouterr().out
+    again = tmp_path / "again"
+    repeated = ["--arms", "scratch", "--output", str(again)]
+    assert benchmark_few_labels.main([*arguments, *repeated]) == 0
+    (same,) = json.loads((again / "results.json").read_text())
+    timed = {"seconds", "cpu_seconds", "scoring_seconds", "scoring_cpu_seconds"}
+    assert {k: v for k, v in same.items() if k not in timed} == {
+        k: v for k, v in rows[0].items() if k not in timed
+    }

@@ -1,0 +1,157 @@
+"""The grid: who is labelled, who is never seen, and what makes a run another run."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from few_labels_plan import ROOT, Plan, Run, choose_subjects
+from few_labels_yaml import load_plan
+from mrssl.config import load_cfg
+from mrssl.errors import MrsslError
+
+SUBJECTS = [f"s{i:02d}" for i in range(12)]
+
+
+def named(path: str) -> set[str]:
+    """The subjects that a path selects."""
+    match = re.fullmatch(r"phantom/dataset\.json:train\[(.*)\]", path)
+    assert match, path
+    return set(match[1].split(","))
+
+
+def test_the_grid_is_complete_and_each_run_has_a_name_of_its_own(plan: Plan) -> None:
+    runs = list(plan.finetuning_runs(SUBJECTS))
+    assert len({run.id for run in runs}) == len(runs) == 3 * 3 * 3 + 2
+    assert [run.id for run in runs if run.arm == "blind"] == ["blind/n2/seed0", "blind/n2/seed1"]
+    assert {run.needs for run in runs} == {"", "pretrain/mrssl", "pretrain/blind"}
+    assert [run.id for run in plan.pretraining_runs()] == ["pretrain/mrssl", "pretrain/blind"]
+
+
+def test_every_arm_gets_the_same_subjects(plan: Plan) -> None:
+    seen: dict[tuple[str, int], set[tuple[Any, ...]]] = {}
+    for run in plan.finetuning_runs(SUBJECTS):
+        assert named(run.train) == set(run.subjects)
+        cell = (run.train, run.validation, run.subjects)
+        seen.setdefault((run.labeled, run.seed), set()).add(cell)
+    assert all(len(cells) == 1 for cells in seen.values())
+    assert len(set.union(*(seen["1", seed] for seed in range(3)))) > 1
+
+
+def test_nobody_is_both_labelled_and_held_out_and_the_test_split_only_scored(plan: Plan) -> None:
+    for run in plan.finetuning_runs(SUBJECTS):
+        assert run.test == "phantom/dataset.json:test"
+        assert len(run.subjects) == (12 if run.labeled == "all" else int(run.labeled))
+        if run.labeled == "all":
+            assert run.validation == ""
+            assert run.recipe.value("TEST.EVAL_PERIOD") == 0
+        else:
+            assert not named(run.validation) & named(run.train)
+            assert named(run.validation) | named(run.train) <= set(SUBJECTS)
+    for run in plan.pretraining_runs():
+        assert (run.train, run.validation, run.test) == ("phantom/dataset.json:train", "", "")
+
+
+def test_tuning_is_a_cross_validation_inside_the_training_split(plan: Plan) -> None:
+    runs = list(plan.tuning_runs(SUBJECTS))
+    assert len({run.id for run in runs}) == len(runs) == 3 * 4
+    held_out = {run.seed: named(run.test) for run in runs}
+    assert sorted(s for fold in held_out.values() for s in fold) == SUBJECTS
+    for run in runs:
+        assert not named(run.train) & named(run.test)
+        assert run.recipe.value("SOLVER.MAX_ITER") in (2, 4)
+    assert "tune/scratch/n1/BASE_LR=0.01,MAX_ITER=2/fold1" in {run.id for run in runs}
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_seed_adds_subjects_to_those_of_fewer(seed: int) -> None:
+    one, two, all_ = (choose_subjects(SUBJECTS, n, seed)[0] for n in ("1", "2", "all"))
+    assert set(one) < set(two) < set(all_) == set(SUBJECTS)
+    assert choose_subjects(SUBJECTS, "2", seed) == choose_subjects(SUBJECTS, "2", seed)
+    assert len(choose_subjects(SUBJECTS, "10", seed, validation=5)[1]) == 2
+    with pytest.raises(MrsslError, match="13 labelled subjects"):
+        choose_subjects(SUBJECTS, "13", seed)
+
+
+def test_a_fingerprint_covers_what_figures_depend_on(plan: Plan) -> None:
+    run = next(run for run in plan.finetuning_runs(SUBJECTS) if run.id == "mrssl/n2/seed1")
+    prints = {run.fingerprint("a"), run.fingerprint("b")}
+    changes: list[dict[str, Any]] = [
+        {"recipe": run.recipe | {"SOLVER.BASE_LR": 0.5}},
+        {"recipe": replace(run.recipe, config="configs/finetune/mask_R_50_FPN.yaml")},
+        {"train": "other"}, {"validation": "other"}, {"test": "other"}, {"seed": 7},
+    ]  # fmt: skip
+    prints |= {replace(run, **change).fingerprint("a") for change in changes}
+    assert len(prints) == 2 + len(changes)
+    assert replace(run, id="renamed").fingerprint("a") == run.fingerprint("a")
+
+
+def test_arms_override_the_schedule_and_values_come_from_the_bases(
+    write_plan: Callable[..., Path],
+) -> None:
+    arms = {"scratch": {}, "short": {"opts": {"SOLVER.MAX_ITER": 2}}}
+    plan = load_plan(write_plan(arms=arms, tune={}))
+    steps = {run.arm: run.recipe.value("SOLVER.MAX_ITER") for run in plan.finetuning_runs(SUBJECTS)}
+    assert steps == {"scratch": 4, "short": 2}
+    run = next(plan.finetuning_runs(SUBJECTS))
+    assert run.recipe.value("MODEL.RESNETS.DEPTH") == 18
+    with pytest.raises(MrsslError, match=r"sets no MODEL\.NOTHING"):
+        run.recipe.value("MODEL.NOTHING")
+
+
+def test_one_pretraining_a_seed_where_it_is_asked_for(write_plan: Callable[..., Path]) -> None:
+    plan = load_plan(write_plan(pretrain_per_seed=True))
+    made = {run.id: run.seed for run in plan.pretraining_runs()}
+    assert made["pretrain/mrssl/seed2"] == 2 and len(made) == 2 * 3
+    needs = {run.id: run.needs for run in plan.finetuning_runs(SUBJECTS)}
+    assert needs["mrssl/n2/seed2"] == "pretrain/mrssl/seed2"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"labelled": [1]}, "unknown key 'labelled'"),
+        ({"labeled": ["some"]}, "labeled: .'some'. is not what is meant"),
+        ({"seeds": "three"}, "seeds: 'three' is not"),
+        ({"finetune": {"config": "configs/none.yaml"}}, "is no file of the repository"),
+        ({"arms": {"a": {"weight": "mrssl"}}}, "arms: a: unknown key 'weight'"),
+        ({"tune": {"grids": {"nobody": {}}}}, "tune.grids.nobody is no arm"),
+        ({"pretrainings": []}, "must map keys to values"),
+    ],
+)
+def test_a_faulty_plan_is_named(
+    write_plan: Callable[..., Path], changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(MrsslError, match=message):
+        load_plan(write_plan(**changes))
+
+
+def test_a_plan_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(MrsslError, match=r"nothing\.yaml"):
+        load_plan(tmp_path / "nothing.yaml")
+    (tmp_path / "list.yaml").write_text("[1, 2]")
+    with pytest.raises(MrsslError, match="must map keys to values"):
+        load_plan(tmp_path / "list.yaml")
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "benchmarks").rglob("*.yaml")), ids=lambda p: p.stem
+)
+def test_plans_of_the_repository_are_sound(path: Path) -> None:
+    plan = load_plan(path)
+    subjects = [f"s{i:03d}" for i in range(140)]
+    runs: list[Run] = [*plan.finetuning_runs(subjects), *plan.tuning_runs(subjects)]
+    recipes = {repr(r.recipe): r.recipe for r in [*runs, *plan.pretraining_runs()]}
+    assert "scratch" in plan.arms
+    for recipe in recipes.values():
+        opts = [
+            text
+            for key, value in recipe.opts.items()
+            for text in (key, repr(tuple(value)) if isinstance(value, list) else str(value))
+        ]
+        load_cfg(ROOT / recipe.config, opts)

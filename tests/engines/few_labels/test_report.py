@@ -1,0 +1,129 @@
+"""Tables and plot from rows whose figures are known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import cv2
+import pytest
+
+from few_labels_report import (
+    gain,
+    grid_of,
+    labels_of,
+    markdown,
+    plot,
+    tuning_markdown,
+    with_iterations_to_scratch,
+    zoo_rows,
+)
+
+DICE = {
+    ("scratch", "1"): [0.4, 0.5, 0.6],
+    ("mrssl", "1"): [0.6, 0.7, 0.8],
+    ("scratch", "10"): [0.8, 0.8],
+    ("mrssl", "10"): [0.95, 0.75, 0.1],  # the last has no partner
+}
+
+
+def row(arm: str, labeled: str, seed: int, dice: float | None, **more: Any) -> dict[str, Any]:
+    return {
+        "id": f"{arm}/n{labeled}/seed{seed}", "kind": "finetune", "dataset": "toy", "arm": arm,
+        "labeled": labeled, "labeled_subjects": 24 if labeled == "all" else int(labeled),
+        "seed": seed, "config": "configs/x.yaml", "iterations": 400, "slices_per_iteration": 4,
+        "engine": "torchvision", "device": "CPU", "threads": 1, "torch": "2", "code": "0",
+        "seconds": 100.0,
+        "dice": dice, "dice_foreground": dice, "dice_instances": dice, "hd95": 5.0, "ap": 0.25,
+        "curve": [],
+    } | more  # fmt: skip
+
+
+@pytest.fixture
+def rows() -> list[dict[str, Any]]:
+    return with_iterations_to_scratch(
+        [
+            row(arm, labeled, seed, value)
+            for (arm, labeled), values in DICE.items()
+            for seed, value in enumerate(values)
+        ]
+    )
+
+
+def test_means_intervals_and_paired_gains_are_those_by_hand(rows: list[dict[str, Any]]) -> None:
+    text = markdown(rows, [])
+    # 0.4, 0.5, 0.6: s = 0.1, t(2, .975) = 4.302653, half = 0.24841
+    assert "0.500 [0.252, 0.748]" in text
+    # all differences are 0.2, of 0.5
+    assert "+0.200 [+0.200, +0.200], +40 %" in text
+    # 0.15 and -0.05: mean 0.05, half = 12.7062 x 0.1
+    assert "+0.050 [-1.221, +1.321], +6 %" in text
+    assert gain(grid_of(rows)["mrssl"]["10"], grid_of(rows)["scratch"]["10"]).count == 2
+
+
+def test_numbers_are_ordered_as_numbers_and_all_comes_last() -> None:
+    rows = [row("scratch", n, 0, 0.5) for n in ("all", "10", "2", "1")]
+    assert labels_of(rows) == ["1", "2", "10", "all"]
+
+
+def test_iterations_to_scratch_are_where_the_curve_first_gets_there() -> None:
+    def curve(*dice: float | None) -> dict[str, Any]:
+        return {"curve": [[100 * (i + 1), value] for i, value in enumerate(dice)]}
+
+    found = with_iterations_to_scratch(
+        [
+            row("scratch", "1", 0, 0.5, **curve(0.1, 0.45, 0.4)),
+            row("mrssl", "1", 0, 0.9, **curve(None, 0.4, 0.3)),
+            row("mrssl", "1", 1, 0.9, **curve(0.9, 0.9, 0.9)),  # scratch has no seed 1
+            row("slow", "1", 0, 0.9, **curve(0.1, 0.2, 0.39)),
+            row("scratch", "all", 0, 0.9),
+        ]
+    )
+    assert [r["iterations_to_scratch"] for r in found] == [200, 200, None, None, None]
+    text = markdown(found, [])
+    assert "200 of 400 (1 of 2)" in text and "never (0 of 1)" in text
+
+
+def test_an_undefined_figure_is_left_out_and_not_zero() -> None:
+    text = markdown(
+        with_iterations_to_scratch(
+            [
+                row("scratch", "1", 0, None),
+                row("scratch", "1", 1, 0.5),
+                row("scratch", "2", 0, None),
+            ]
+        ),
+        [],
+    )
+    assert "| scratch | 0.500   | -       |" in text
+
+
+def test_the_plot_is_a_picture(rows: list[dict[str, Any]], tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    plot(rows, tmp_path / "plot.png")
+    image = cv2.imread(str(tmp_path / "plot.png"))
+    assert image is not None and image.std() > 5
+
+
+def test_model_zoo_rows_say_how_they_were_made(rows: list[dict[str, Any]]) -> None:
+    lines = zoo_rows(rows, "tools/run.py --data DATA").splitlines()
+    assert len(lines) == 2 + 4
+    assert "`tools/run.py --data DATA --arms mrssl --labeled 1`" in lines[3]
+    for part in (
+        "configs/x.yaml",
+        "CPU, 1 threads",
+        "400 x 4 slices, 100 s",
+        "0.700 [0.452, 0.948]",
+    ):
+        assert part in lines[3]
+
+
+def test_the_best_setting_comes_first() -> None:
+    rows = [
+        row(f"scratch BASE_LR={rate}", "2", fold, dice + fold / 100)
+        for rate, dice in ((0.1, 0.2), (0.01, 0.7), (0.001, 0.5))
+        for fold in range(3)
+    ]
+    text = tuning_markdown(rows)
+    assert text.index("BASE_LR=0.01 ") < text.index("BASE_LR=0.001") < text.index("BASE_LR=0.1 ")
+    assert "## scratch, n = 2" in text

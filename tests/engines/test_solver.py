@@ -1,0 +1,48 @@
+"""Learning rates of parameters that were loaded."""
+
+from __future__ import annotations
+
+import pytest
+from torch import nn
+
+from mrssl.config import get_cfg
+from mrssl.engines.solver import build_optimizer
+
+
+class Part(nn.Module):
+    """Parameters under the names of a detector, in either naming."""
+
+    def __init__(self, *names: str) -> None:
+        super().__init__()
+        for name in names:
+            module: nn.Module = self
+            *path, last = name.split(".")
+            for key in path[:-1]:
+                if not hasattr(module, key):
+                    module.add_module(key, nn.Module())
+                module = getattr(module, key)
+            module.add_module(path[-1], nn.Linear(1, 1, bias=False))
+            assert last == "weight"
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("backbone.body.conv1.weight", "backbone.body.layer4.0.conv1.weight",
+         "backbone.fpn.inner_blocks.0.0.weight", "rpn.head.cls_logits.weight"),
+        ("backbone.bottom_up.stem.conv1.weight", "backbone.bottom_up.res5.0.conv1.weight",
+         "backbone.fpn_lateral2.weight", "proposal_generator.rpn_head.objectness_logits.weight"),
+    ],
+    ids=["torchvision", "detectron2"],
+)  # fmt: skip
+def test_lower_stages_learn_more_slowly_if_they_were_loaded(names: tuple[str, ...]) -> None:
+    cfg = get_cfg()
+    cfg.SOLVER.BASE_LR = 1.0
+    cfg.MRSSL.TRANSFER.LR_FACTOR, cfg.MRSSL.TRANSFER.LAYER_DECAY = 0.8, 0.5
+    new = "roi_heads.box_predictor.cls_score.weight"
+    model = Part(*names, new)
+    optimizer = build_optimizer(cfg, model, transferred=set(names))
+    rate = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    found = {name: rate[id(parameter)] for name, parameter in model.named_parameters()}
+    wanted = [0.8 * 0.5**6, 0.8 * 0.5**2, 0.8 * 0.5, 0.8, 1.0]
+    assert [found[name] for name in (*names, new)] == pytest.approx(wanted)

@@ -1,0 +1,236 @@
+#!/usr/bin/env python3
+"""How much does pretraining save where labels are few? The grid of a plan, run and reported.
+
+    tools/benchmark_few_labels.py --config-file benchmarks/few_labels/spine.yaml \
+        --data DATA --output benchmarks/few_labels/spine --jobs 2
+
+DATA holds the data set's folder. The same command goes on where it was stopped: a finished run is
+never repeated. On a cluster, give each line that --list prints to the scheduler (the pretraining
+runs, which come first, before the others); then the command without --list reports.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import signal
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from few_labels_bench import RESULT, Bench, Row, read_row
+from few_labels_plan import FINETUNE, PRETRAIN, TUNE, Plan, Run
+from few_labels_pool import Pool
+from few_labels_report import (
+    markdown,
+    plot,
+    tuning_markdown,
+    with_iterations_to_scratch,
+    zoo_rows,
+)
+from few_labels_run import execute
+from few_labels_yaml import load_plan
+from mrssl.errors import MrsslError, run_main
+from mrssl.evaluation import write_results
+from mrssl.files import replacing
+
+#: Files of the rows of each kind of run, in the output folder.
+FILES = {FINETUNE: "results.json", PRETRAIN: "pretraining.json", TUNE: "tuning.json"}
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    options.add_argument("--config-file", required=True, type=Path, help="the plan, YAML")
+    options.add_argument("--data", required=True, type=Path, help="folder of the data set's folder")
+    options.add_argument("--output", required=True, type=Path, help="folder of the results")
+    options.add_argument("--jobs", type=int, default=1, help="runs at a time")
+    options.add_argument("--threads", type=int, default=1, help="of each run")
+    options.add_argument("--device", default="cuda", help="the CPU is taken where there is no CUDA")
+    options.add_argument(
+        "--weights",
+        action="append",
+        default=[],
+        metavar="NAME=FILE",
+        help="weights made elsewhere, in place of the pretraining of that name",
+    )
+    options.add_argument("--arms", help="only these, A,B,...")
+    options.add_argument("--labeled", help="only these numbers of labelled subjects, 1,2,...,all")
+    options.add_argument("--seeds", help="only these, 0,1,...")
+    options.add_argument("--keep-weights", action="store_true", help="of fine-tuned models")
+    what = options.add_mutually_exclusive_group()
+    what.add_argument("--list", action="store_true", help="print a command line a run that is left")
+    what.add_argument("--run", metavar="ID", help="do this run only, in this process")
+    what.add_argument("--model-zoo", action="store_true", help="print rows for MODEL_ZOO.md")
+    options.add_argument(
+        "--tune", action="store_true", help="cross-validate the plan's grids in the training split"
+    )
+    return options
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run what is asked for; 1 where a run failed."""
+    args = parser().parse_args(argv)
+    bench = _bench(args, load_plan(args.config_file))
+    if args.model_zoo:
+        made_by = f"tools/benchmark_few_labels.py --config-file {args.config_file.as_posix()}"
+        print(zoo_rows(_rows(bench, FINETUNE), f"{made_by} --data DATA --output OUTPUT"))
+        return 0
+    if args.run:
+        execute(bench, _by_id(bench, args.run))
+        return 0
+    runs = _runs(bench, args)
+    if args.list:
+        for run in runs:
+            if bench.finished(run) is None:
+                print(shlex.join(["python", "tools/benchmark_few_labels.py", *_command(args, run)]))
+        return 0
+
+    def command(run: Run) -> list[str]:
+        return [sys.executable, str(Path(__file__).resolve()), *_command(args, run)]
+
+    pool = Pool(
+        bench,
+        command,
+        jobs=args.jobs,
+        threads=args.threads,
+        report=lambda: write_rows(bench),
+    )
+    try:
+        failed = pool.run(runs)
+    finally:
+        write_rows(bench)
+        write_report(bench)
+    if failed:
+        print(f"{len(failed)} runs failed: {', '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _bench(args: argparse.Namespace, plan: Plan) -> Bench:
+    files = {}
+    for text in args.weights:
+        name, _, file = text.partition("=")
+        if not Path(file).is_file():
+            raise MrsslError(f"--weights {text}: NAME=FILE is meant, and FILE must be there")
+        files[name] = Path(file)
+    known: dict[str, Row] = {}
+    for name in FILES.values():
+        path = args.output / name
+        if path.is_file():
+            known |= {row["id"]: row for row in _read_rows(path)}
+    return Bench(
+        plan, args.data, args.output, files, args.device, keep=args.keep_weights, known=known
+    )
+
+
+def _read_rows(path: Path) -> list[Row]:
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))
+        return [row for row in rows if row["id"] and row["settings"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise MrsslError(f"{path}: not the rows of this benchmark ({error!r})") from error
+
+
+def _runs(bench: Bench, args: argparse.Namespace) -> list[Run]:
+    """What the command line leaves of the plan: what is pretrained first, then what needs it."""
+    runs = bench.runs(TUNE if args.tune else FINETUNE)
+    chosen = list(_available(bench, _filtered(args, runs, bench.plan)))
+    if not chosen:
+        raise MrsslError("no run of the plan is left by --arms, --labeled, --seeds and --weights")
+    left = [run for run in chosen if bench.finished(run) is None]
+    needed = {bench.needs(run) for run in left}
+    return [run for run in bench.runs(PRETRAIN) if run.id in needed] + chosen
+
+
+def _filtered(args: argparse.Namespace, runs: Iterable[Run], plan: Plan) -> Iterator[Run]:
+    arms, labeled, seeds = (
+        None if value is None else value.split(",")
+        for value in (args.arms, args.labeled, args.seeds)
+    )
+    for name in arms or []:
+        if name not in plan.arms:
+            raise MrsslError(f"--arms {name}: the plan has {', '.join(plan.arms)}")
+    for run in runs:
+        if arms is not None and run.arm.split(" ")[0] not in arms:
+            continue
+        if labeled is not None and run.labeled not in labeled:
+            continue
+        if seeds is None or str(run.seed) in seeds:
+            yield run
+
+
+def _available(bench: Bench, runs: Iterable[Run]) -> Iterator[Run]:
+    """Leave out arms whose weights nobody made or gave, and say so once."""
+    told = set()
+    for run in runs:
+        if not run.weights or run.needs or run.weights in bench.files or run.id in bench.known:
+            yield run
+        elif run.weights not in told:
+            told.add(run.weights)
+            print(f"left out: {run.arm}, for want of --weights {run.weights}=FILE", file=sys.stderr)
+
+
+def _by_id(bench: Bench, run_id: str) -> Run:
+    for kind in FILES:
+        for run in bench.runs(kind):
+            if run.id == run_id:
+                return run
+    raise MrsslError(f"--run {run_id}: no such run in the plan; --list names them")
+
+
+def _command(args: argparse.Namespace, run: Run) -> list[str]:
+    """The arguments that do one run."""
+    arguments = ["--config-file", args.config_file, "--data", args.data, "--output", args.output]
+    arguments += ["--device", args.device]
+    for text in args.weights:
+        arguments += ["--weights", text]
+    arguments += ["--keep-weights"] if args.keep_weights else []
+    return [*map(str, arguments), "--run", run.id]
+
+
+def _rows(bench: Bench, kind: str) -> list[Row]:
+    """Rows of all finished runs of a kind: of earlier reports, and of the runs' folders."""
+    rows = {row["id"]: row for row in bench.known.values() if row["kind"] == kind}
+    for path in sorted((bench.output / "runs").rglob(RESULT)):
+        row = read_row(path)
+        if row["kind"] == kind:
+            rows[row["id"]] = row
+    order = {run.id: place for place, run in enumerate(bench.runs(kind))}
+    return sorted(rows.values(), key=lambda row: order.get(row["id"], len(order)))
+
+
+def write_rows(bench: Bench) -> None:
+    """Gather the finished runs' rows in one file a kind."""
+    for kind, name in FILES.items():
+        rows = _rows(bench, kind)
+        if kind == FINETUNE:
+            rows = with_iterations_to_scratch(rows)
+        if rows:
+            write_results(rows, bench.output / name)
+
+
+def write_report(bench: Bench) -> None:
+    """Tables and plot of all finished runs."""
+    rows = with_iterations_to_scratch(_rows(bench, FINETUNE))
+    if rows:
+        _write(bench.output / "results.md", markdown(rows, _rows(bench, PRETRAIN)))
+        plot(rows, bench.output / "results.png")
+    if tuned := _rows(bench, TUNE):
+        _write(bench.output / "tuning.md", tuning_markdown(tuned))
+
+
+def _write(path: Path, text: str) -> None:
+    with replacing(path) as file:
+        file.write(text.encode())
+
+
+def _stop(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _stop)  # as Ctrl-C: the runs are stopped, what is done is kept
+    run_main(main)

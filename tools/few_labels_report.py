@@ -1,0 +1,280 @@
+"""Tables, plot and model-zoo rows of the few-label benchmark, from its rows alone."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tabulate import tabulate
+
+from few_labels_bench import Row
+from mrssl.errors import optional_import
+from mrssl.evaluation import Interval, paired_interval, t_interval
+from mrssl.files import replacing
+
+SCRATCH = "scratch"
+#: arm -> label ("1", "8", "all") -> seed -> row
+Grid = dict[str, dict[str, dict[int, Row]]]
+#: What each column of the table of further figures takes from a row, and its digits.
+_FURTHER = {
+    "Dice, foreground": ("dice_foreground", 3),
+    "Dice, instances": ("dice_instances", 3),
+    "HD95, mm": ("hd95", 1),
+    "mask AP": ("ap", 3),
+    "s": ("seconds", 0),
+}
+
+
+def with_iterations_to_scratch(rows: Sequence[Row]) -> list[Row]:
+    """Add ``iterations_to_scratch``: when an arm's curve first reaches scratch's last value.
+
+    Both curves are of the same labelled and validation subjects. None where there is no curve, or
+    where it never does.
+    """
+    last = {
+        (row["labeled"], row["seed"]): row["curve"][-1][1]
+        for row in rows
+        if row["arm"] == SCRATCH and row["curve"]
+    }
+    out = []
+    for row in rows:
+        target = last.get((row["labeled"], row["seed"]))
+        reached = [] if target is None else [i for i, d in row["curve"] if (d or 0.0) >= target]
+        out.append({**row, "iterations_to_scratch": reached[0] if reached else None})
+    return out
+
+
+def grid_of(rows: Sequence[Row]) -> Grid:
+    """Rows by arm, number of labelled subjects and seed, in their order."""
+    grid: Grid = defaultdict(lambda: defaultdict(dict))
+    for row in rows:
+        grid[row["arm"]][row["labeled"]][row["seed"]] = row
+    return grid
+
+
+def labels_of(rows: Sequence[Row]) -> list[str]:
+    """The numbers of labelled subjects in ascending order, "all" last."""
+    return sorted({row["labeled"] for row in rows}, key=lambda n: (n == "all", len(n), n))
+
+
+def over_seeds(cell: Mapping[int, Row], key: str) -> Interval:
+    """Mean and interval of a figure over the seeds; an undefined one is left out."""
+    values = [row[key] for row in cell.values()]
+    return t_interval([math.nan if value is None else value for value in values])
+
+
+def gain(cell: Mapping[int, Row], scratch: Mapping[int, Row], key: str = "dice") -> Interval:
+    """Paired difference with scratch over the seeds that both have."""
+    values, baseline = (
+        {seed: math.nan if row[key] is None else row[key] for seed, row in rows.items()}
+        for rows in (cell, scratch)
+    )
+    return paired_interval(values, baseline)
+
+
+def markdown(rows: Sequence[Row], pretrainings: Sequence[Row]) -> str:
+    """The report as Markdown; ``rows`` of finished runs, with ``iterations_to_scratch``."""
+    grid, labels = grid_of(rows), labels_of(rows)
+    name = rows[0]["dataset"]
+    parts = [
+        f"# Few labels: {name}",
+        _about(rows),
+        "## Dice",
+        "Mean over test subjects and classes, then mean and 95 % interval over seeds.",
+        _table(grid, labels, lambda arm, n: over_seeds(grid[arm][n], "dice").format()),
+    ]
+    if SCRATCH in grid and len(grid) > 1:
+        parts += [
+            "## Difference in Dice with scratch",
+            "Paired by seed: same labelled subjects, same initialisation of what is new. In "
+            "brackets the 95 % interval, then the gain relative to scratch's mean.",
+            _table(
+                {arm: cells for arm, cells in grid.items() if arm != SCRATCH},
+                labels,
+                lambda arm, n: _gain_cell(grid[arm][n], grid[SCRATCH].get(n, {})),
+            ),
+        ]
+    parts += ["## Further figures", _FURTHER_NOTE, _further(grid, labels)]
+    if pretrainings:
+        parts += ["## Pretraining", _pretraining_table(pretrainings)]
+    return "\n\n".join(parts) + "\n"
+
+
+_FURTHER_NOTE = (
+    "Foreground: all classes merged. Instances: a wrong class is forgiven. HD95 of a structure "
+    "missed altogether is the volume's diagonal. To scratch: iterations after which Dice on held-"
+    "out training subjects reached what scratch ended with, mean over the seeds that did, of all "
+    "iterations; seeds in brackets. s: seconds of training."
+)
+
+
+def _about(rows: Sequence[Row]) -> str:
+    """What ran where; what differs between rows is listed."""
+    told = {
+        key: ", ".join(dict.fromkeys(str(row[key]) for row in rows))
+        for key in ("engine", "device", "threads", "torch", "code", "slices_per_iteration")
+    }
+    steps: dict[str, dict[int, None]] = defaultdict(dict)
+    for row in rows:
+        steps[row["labeled"]][row["iterations"]] = None
+    schedule = "; ".join(f"{'/'.join(map(str, steps[n]))} at n = {n}" for n in labels_of(rows))
+    return (
+        f"{len(rows)} runs on {told['device']} ({told['threads']} threads a run; engine "
+        f"{told['engine']}, torch {told['torch']}, mrssl {told['code']}). Iterations of "
+        f"{told['slices_per_iteration']} slices: {schedule}. n is the number of labelled subjects."
+    )
+
+
+def _table(grid: Mapping[str, Any], labels: Sequence[str], cell: Callable[[str, str], str]) -> str:
+    body = [[arm, *(cell(arm, n) if n in grid[arm] else "" for n in labels)] for arm in grid]
+    return _markdown_table(["arm", *(f"n = {n}" for n in labels)], body)
+
+
+def _markdown_table(headers: Sequence[str], body: Sequence[Sequence[object]]) -> str:
+    return tabulate(body, headers=headers, tablefmt="pipe", disable_numparse=True)
+
+
+def _gain_cell(cell: Mapping[int, Row], scratch: Mapping[int, Row]) -> str:
+    difference = gain(cell, scratch)
+    if not difference.count:
+        return "-"
+    shared = {seed: row for seed, row in scratch.items() if seed in cell}
+    base = over_seeds(shared, "dice").mean
+    relative = f", {100 * difference.mean / base:+.0f} %" if base > 0 else ""
+    return f"{difference.format(sign=True)}{relative}"
+
+
+def _further(grid: Grid, labels: Sequence[str]) -> str:
+    body = [
+        [
+            arm,
+            n,
+            len(grid[arm][n]),
+            *(over_seeds(grid[arm][n], key).format(digits) for key, digits in _FURTHER.values()),
+            _to_scratch(grid[arm][n]),
+        ]
+        for n in labels
+        for arm in grid
+        if n in grid[arm]
+    ]
+    return _markdown_table(["arm", "n", "seeds", *_FURTHER, "to scratch"], body)
+
+
+def _to_scratch(cell: Mapping[int, Row]) -> str:
+    with_curve = [row for row in cell.values() if row["curve"]]
+    reached = [r for r in with_curve if r["iterations_to_scratch"] is not None]
+    if not with_curve:
+        return "-"
+    if not reached:
+        return f"never (0 of {len(with_curve)})"
+    mean = sum(row["iterations_to_scratch"] for row in reached) / len(reached)
+    return f"{mean:.0f} of {reached[0]['iterations']} ({len(reached)} of {len(with_curve)})"
+
+
+def _pretraining_table(rows: Sequence[Row]) -> str:
+    body = [
+        [r["arm"], r["seed"], r["config"], r["iterations"], r["slices_per_iteration"],
+         round(r["seconds"]), r["device"], r["sha256"][:12]]
+        for r in rows
+    ]  # fmt: skip
+    headers = ["weights", "seed", "config", "iterations", "slices each", "s", "device", "SHA-256"]
+    return _markdown_table(headers, body)
+
+
+def zoo_rows(rows: Sequence[Row], command: str) -> str:
+    """Rows for MODEL_ZOO.md: one an arm and number of labelled subjects.
+
+    Args:
+        rows: of finished runs.
+        command: the command line that makes them, of which each row names its arm and n.
+    """
+    grid = grid_of(rows)
+    body = []
+    for n in labels_of(rows):
+        for arm in grid:
+            if cell := grid[arm].get(n):
+                one = next(iter(cell.values()))
+                figures = [over_seeds(cell, k).format(d) for k, d in _ZOO.values()]
+                body.append(
+                    [f"`{command} --arms {arm} --labeled {n}`", f"`{one['config']}`",
+                     f"{one['device']}, {one['threads']} threads",
+                     f"{one['iterations']} x {one['slices_per_iteration']} slices, "
+                     f"{over_seeds(cell, 'seconds').mean:.0f} s",
+                     one["labeled_subjects"], len(cell), *figures]
+                )  # fmt: skip
+    headers = ["command", "config", "device", "schedule, time", "labelled subjects", "seeds", *_ZOO]
+    return _markdown_table(headers, body)
+
+
+_ZOO = {"Dice": ("dice", 3), "HD95, mm": ("hd95", 1), "mask AP": ("ap", 3)}
+
+
+def plot(rows: Sequence[Row], path: Path) -> None:
+    """Dice over the number of labelled subjects, one line an arm, with 95 % intervals, as PNG.
+
+    Raises:
+        MissingDependencyError: matplotlib is not installed.
+    """
+    matplotlib = optional_import("matplotlib", "pip install matplotlib")
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    grid, labels = grid_of(rows), labels_of(rows)
+    figure, axes = pyplot.subplots(figsize=(8, 5), dpi=120)
+    for place, (arm, cells) in enumerate(grid.items()):
+        present = [n for n in labels if n in cells]
+        found = [over_seeds(cells[n], "dice") for n in present]
+        # Side by side, so that intervals can be told apart.
+        x = [labels.index(n) + 0.3 * ((place + 0.5) / len(grid) - 0.5) for n in present]
+        error = [0.0 if math.isnan(i.high) else i.high - i.mean for i in found]
+        axes.errorbar(
+            x,
+            [i.mean for i in found],
+            yerr=error,
+            marker="o",
+            capsize=3,
+            label=arm,
+            color=f"C{place % 10}",
+            linestyle="-" if place < 10 else "--",  # there are ten colours
+        )
+    axes.set_xticks(range(len(labels)), labels)
+    axes.set_xlabel("labelled subjects")
+    axes.set_ylabel("Dice on the test subjects")
+    axes.set_title(f"{rows[0]['dataset']}: mean and 95 % interval over seeds")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small")
+    figure.tight_layout()
+    with replacing(path) as file:
+        figure.savefig(file, format="png")
+    pyplot.close(figure)
+
+
+def tuning_markdown(rows: Sequence[Row]) -> str:
+    """The table of the cross-validation: the best settings of an arm first."""
+    grid = grid_of(rows)
+    parts = [
+        f"# Cross-validation inside the training split: {rows[0]['dataset']}",
+        "Dice on held-out training subjects, mean over folds. No test subject was looked at. "
+        "Pretraining saw the images of all training subjects, those held out here included, "
+        "without labels.",
+    ]
+    for n in labels_of(rows):
+        found = [(over_seeds(grid[arm][n], "dice"), arm) for arm in grid if n in grid[arm]]
+        arms = dict.fromkeys(arm.split(" ")[0] for _, arm in found)
+        for name in arms:
+            own = [(i, arm.split(" ", 1)[1]) for i, arm in found if arm.split(" ")[0] == name]
+            own.sort(key=lambda pair: -pair[0].mean)
+            body = [
+                [label, i.format(), i.count, _seconds(grid[f"{name} {label}"][n])]
+                for i, label in own
+            ]
+            parts += [f"## {name}, n = {n}"]
+            parts += [_markdown_table(["setting", "Dice", "folds", "s"], body)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _seconds(cell: Mapping[int, Row]) -> str:
+    return over_seeds(cell, "seconds").format(0).split(" ")[0]
