@@ -5,10 +5,29 @@ from __future__ import annotations
 from collections import defaultdict
 from pathlib import Path
 
-from detectron2.utils.events import EventWriter, get_event_storage
+from detectron2.utils.events import CommonMetricPrinter, EventWriter, get_event_storage
 from fvcore.common.config import CfgNode
 
 from mrssl.engines.writers import MetricsFile, WandB
+
+
+class ProgressPrinter(CommonMetricPrinter):
+    """Detectron2's line of progress, at most one an iteration.
+
+    The stock printer divides by zero when it is asked twice in the first iterations, as it is when
+    a run ends there by a fault or a signal; that would hide why.
+    """
+
+    def __init__(self, max_iter: int) -> None:
+        super().__init__(max_iter)
+        self._printed: int | None = None
+
+    def write(self) -> None:
+        """Print the line."""
+        iteration = get_event_storage().iter
+        if iteration != self._printed:
+            self._printed = iteration
+            super().write()
 
 
 class MetricsWriter(EventWriter):
@@ -76,4 +95,4 @@ class WandBWriter(EventWriter):
         self._wandb.close()
 
 
-__all__ = ["MetricsWriter", "WandBWriter"]
+__all__ = ["MetricsWriter", "ProgressPrinter", "WandBWriter"]

@@ -16,7 +16,7 @@ from detectron2.evaluation import inference_on_dataset
 from detectron2.modeling import build_model
 from detectron2.solver import LRMultiplier
 from detectron2.utils.env import seed_all_rng
-from detectron2.utils.events import CommonMetricPrinter, EventWriter, TensorboardXWriter
+from detectron2.utils.events import EventWriter, TensorboardXWriter
 from fvcore.common.config import CfgNode
 from torch import nn
 
@@ -31,7 +31,7 @@ from mrssl.engines.detectron2.checkpointing import MRICheckpointer
 from mrssl.engines.detectron2.config import with_device
 from mrssl.engines.detectron2.dataset_mapper import MRIDatasetMapper, to_input
 from mrssl.engines.detectron2.evaluation import SliceDatasetEvaluator, to_prediction
-from mrssl.engines.detectron2.event_writers import MetricsWriter, WandBWriter
+from mrssl.engines.detectron2.event_writers import MetricsWriter, ProgressPrinter, WandBWriter
 from mrssl.engines.detectron2.hooks import (
     AverageWeights,
     BestCheckpointer,
@@ -247,7 +247,7 @@ class MRITrainer(DefaultTrainer):
     def build_writers(self) -> list[EventWriter]:
         """The terminal, ``metrics.json`` and TensorBoard, from this run's first iteration on."""
         writers: list[EventWriter] = [
-            CommonMetricPrinter(self.max_iter),
+            ProgressPrinter(self.max_iter),
             MetricsWriter(self.folder / "metrics.json", start_iteration=self.start_iter),
         ]
         if self.cfg.MRSSL.WANDB_PROJECT:

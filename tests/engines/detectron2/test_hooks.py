@@ -215,3 +215,18 @@ def test_pace_and_shares_are_on_record() -> None:
         assert all(value >= 0 for value in values)
     shares = built.storage.latest()
     assert shares["data_share"][0] + shares["overhead_share"][0] <= 1
+
+
+def test_a_fault_in_the_first_iterations_is_not_hidden_by_the_printer() -> None:
+    from detectron2.engine import hooks
+
+    from mrssl.engines.detectron2.event_writers import ProgressPrinter
+
+    def fail(stepped: Any) -> None:
+        if stepped.iter == 1:
+            raise OSError("the fault")
+
+    printer = hooks.PeriodicWriter([ProgressPrinter(9)], period=1)
+    built = trainer(printer, hooks.CallbackHook(after_step=fail))
+    with pytest.raises(OSError, match="the fault"):
+        built.train(0, 9)
