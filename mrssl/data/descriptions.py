@@ -230,8 +230,8 @@ def _case(image: Path, label: Path | None, pattern: str, *, series: str = "") ->
 def _stored_cases(path: Path, content: Mapping[str, Any]) -> list[Case]:
     cases = []
     for entry in content["volumes"]:
-        source = stored_source(str(path.parent / "volumes" / f"{entry['key']}.npy"), entry)
-        label = str(path.parent / "labels" / f"{entry['key']}.npy") if entry["label"] else None
+        source = stored_source(str(_beside(path, f"volumes/{entry['key']}.npy")), entry)
+        label = str(_beside(path, f"labels/{entry['key']}.npy")) if entry["label"] else None
         cases.append(Case(entry["case"], source, label, tuple(entry["foreground"])))
     return cases
 

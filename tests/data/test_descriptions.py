@@ -9,7 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from mrssl.data import load_dataset
+from mrssl.data import descriptions, load_dataset
 from mrssl.errors import MrsslError
 
 
@@ -70,3 +70,12 @@ def test_dots_that_stay_inside_are_no_fault(secret: Path, monkeypatch: pytest.Mo
     monkeypatch.delenv("MRSSL_TRUST_PATHS", raising=False)
     path = description(secret.parents[1], {"training": ["./shared/../private/patient.nii.gz"]})
     assert len(load_dataset(path).dicts) == 6
+
+
+def test_the_index_of_a_store_names_nothing_outside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MRSSL_TRUST_PATHS", raising=False)
+    index = {"volumes": [{"key": "../../private/patient"}]}
+    with pytest.raises(MrsslError, match="outside its folder"):
+        descriptions._stored_cases(tmp_path / "index.json", index)
