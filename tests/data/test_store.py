@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import prepare_data as tool
-from benchmark_data import measure_growth
+from benchmark_data import MAX_GROWTH, measure_growth
 from mrssl.config import load_cfg
 from mrssl.data import Dataset, VolumeCache, load_dataset, read_volume
 from mrssl.data.preparing import prepare_store
@@ -151,7 +151,9 @@ def test_records_travel_packed(store: Path) -> None:
 
 @pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="needs Linux")
 def test_a_worker_does_not_grow_with_the_number_of_volumes() -> None:
-    assert measure_growth(600, warm_up=100) < 2.0  # MiB
+    # 500 more volumes are 31 MiB of voxels. What a forked worker touches of its parent's memory
+    # counts as its own, and is more the more the parent has loaded.
+    assert measure_growth(600, warm_up=100) < MAX_GROWTH
 
 
 def test_workers_make_no_difference(labeled_set: Path, store: Path, tmp_path: Path) -> None:
