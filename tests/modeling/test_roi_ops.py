@@ -36,6 +36,23 @@ def test_crops_of_whole_blocks_are_their_means(wave):
     torch.testing.assert_close(crop, expected)
 
 
+@pytest.mark.parametrize("samples", [1, 2, 3])
+@pytest.mark.parametrize("stride", [1, 4])
+def test_a_cell_is_the_mean_of_its_samples(samples, stride):
+    """Noise, whose every sample counts; the reference interpolates by ``grid_sample``."""
+    maps = torch.rand(1, 2, 32, 32, generator=torch.Generator().manual_seed(0))
+    box = torch.tensor([3.2, 5.7, 27.1, 30.4]) * stride
+    crop = crop_rois(maps, [box[None]], 6, stride, samples=samples)
+    points = (torch.arange(6 * samples) + 0.5) / (6 * samples)
+    x, y = (
+        (low + points * (high - low)) / (16 * stride) - 1
+        for low, high in ((box[0], box[2]), (box[1], box[3]))
+    )
+    grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=2)[None]
+    expected = F.avg_pool2d(F.grid_sample(maps, grid, align_corners=False), samples)
+    torch.testing.assert_close(crop, expected, rtol=0, atol=1e-4)
+
+
 def test_crops_come_in_the_order_of_the_slices(wave):
     maps = wave(3, 1, 16, 16)
     box = torch.tensor([[2.0, 2.0, 12.0, 12.0]])
