@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 from fvcore.common.config import CfgNode
@@ -16,6 +15,8 @@ from mrssl.engines.writers import MetricsFile, Progress, TensorBoard, WandB
 
 class RunLog:
     """``metrics.json``, TensorBoard, Weights & Biases where asked for, and the terminal.
+
+    Close it at the end, as by ``contextlib.closing``.
 
     Args:
         cfg: of the run.
@@ -46,20 +47,11 @@ class RunLog:
             description="pretrain" if is_pretraining(cfg) else "fine-tune",
         )
 
-    def __enter__(self) -> RunLog:
-        """Nothing to open."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         """Write what is pending, and leave the terminal clean."""
         if self._enabled:
-            for closing in (self._progress, *self._boards):
-                closing.close()
+            for part in (self._progress, *self._boards):
+                part.close()
 
     def note(self, text: str) -> None:
         """Tell something in words."""

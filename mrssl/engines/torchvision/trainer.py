@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -168,7 +169,10 @@ class Trainer:
             MrsslError: data that cannot be read, or a loss that is not finite.
         """
         last = self.cfg.SOLVER.MAX_ITER
-        with StopSignals() as signals, RunLog(self.cfg, start_iteration=self.iteration) as log:
+        with (
+            StopSignals() as signals,
+            closing(RunLog(self.cfg, start_iteration=self.iteration)) as log,
+        ):
             for note in self.notes:
                 log.note(note)
             stopped_early = self._loop(last, log, signals)
