@@ -17,7 +17,7 @@ from mrssl.data.augmentation import SliceAugmentation
 from mrssl.data.cache import VolumeCache
 from mrssl.data.donors import SLICE_KEYS, DonorPool
 from mrssl.data.labels import boxes_of_masks, instances_of_slice
-from mrssl.distortions import Distorter, WholeSliceDistorter
+from mrssl.distortions import Distorter, SliceDistorter, WholeSliceDistorter
 
 #: Samples carry intensities in [0, 255], so that 8-bit slices suit the same PIXEL_MEAN and _STD.
 INTENSITY_SCALE = 255.0
@@ -67,7 +67,7 @@ class SliceMapper:
         max_size: int,
         neighbor_step: int = 1,
         augmentation: SliceAugmentation | None = None,
-        distorter: Distorter | WholeSliceDistorter | None = None,
+        distorter: SliceDistorter | None = None,
         donors: DonorPool | None = None,
         class_values: Sequence[int] = (),
         instances: str = "class",
@@ -212,7 +212,7 @@ class SliceMapper:
         return np.stack([cv2.resize(c, (width, height), interpolation=how) for c in image])
 
 
-def _distorter(cfg: CfgNode) -> Distorter | WholeSliceDistorter:
+def _distorter(cfg: CfgNode) -> SliceDistorter:
     return WholeSliceDistorter() if restores_whole_slices(cfg) else Distorter.from_config(cfg)
 
 

@@ -20,8 +20,9 @@ from mrssl.distortions.base import (
     registered_names,
 )
 from mrssl.distortions.curriculum import Curriculum
-from mrssl.distortions.distorter import DistortedSlice, Distorter, replay
+from mrssl.distortions.distorter import Distorter, replay
 from mrssl.distortions.regions import Region, RegionSampler
+from mrssl.distortions.slices import DistortedSlice, SliceDistorter
 from mrssl.distortions.whole_slice import WholeSliceDistorter
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "DistortionContext",
     "Region",
     "RegionSampler",
+    "SliceDistorter",
     "Stage",
     "WholeSliceDistorter",
     "bias",

@@ -6,7 +6,6 @@ Letters: N regions, K distortion types, C channels, H, W the slice.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import cv2
@@ -21,6 +20,7 @@ from mrssl.distortions.base import (
 )
 from mrssl.distortions.curriculum import Curriculum
 from mrssl.distortions.regions import Region, RegionSampler
+from mrssl.distortions.slices import DistortedSlice
 from mrssl.errors import MrsslError
 from mrssl.structures.foreground import foreground_mask
 
@@ -28,29 +28,6 @@ from mrssl.structures.foreground import foreground_mask
 _TRIES = 4
 #: A region with fewer changed pixels than this is given up whatever its size.
 _MIN_PIXELS = 8
-
-
-@dataclass(frozen=True)
-class DistortedSlice:
-    """A distorted slice with its annotations.
-
-    Attributes:
-        image: float32 (C, H, W) in [0, 1], distorted; the clean array itself if N is 0.
-        clean: float32 (C, H, W) in [0, 1], the input, the same object.
-        masks: bool (N, H, W), True = a pixel of the middle channel that the region's distortion
-            changed by more than the tolerance; nothing outside the region. Where regions overlap,
-            each is compared with what the one before left.
-        boxes: float32 (N, 4), XYXY in pixels, tight around the mask, right and bottom exclusive.
-        types: float32 (N, K), 1 = the type acts in the region.
-        records: one JSON-able dict a region, in the order applied; see :func:`replay`.
-    """
-
-    image: np.ndarray
-    clean: np.ndarray
-    masks: np.ndarray
-    boxes: np.ndarray
-    types: np.ndarray
-    records: list[dict[str, Any]]
 
 
 class Distorter:
@@ -152,13 +129,13 @@ class Distorter:
         iteration: int = 0,
         foreground: np.ndarray | None = None,
     ) -> DistortedSlice:
-        """Distort one slice.
+        """Distort one slice: see :class:`~mrssl.distortions.SliceDistorter`.
 
         Args:
-            image: float32 (C, H, W) in [0, 1]; not modified.
-            rng: the only source of randomness.
-            donor: float32 (C, H', W') in [0, 1], another slice or subject to take tissue from.
-            iteration: training iteration, for the curricula.
+            image: see there.
+            rng: see there.
+            donor: see there.
+            iteration: see there.
             foreground: bool (H, W) of ``image``; found by
                 :func:`~mrssl.structures.foreground.foreground_mask` if None.
 

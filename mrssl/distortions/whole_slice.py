@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from mrssl.distortions.distorter import DistortedSlice
 from mrssl.distortions.intensity import bezier, look_up
 from mrssl.distortions.rearrangement import LocalShuffle
+from mrssl.distortions.slices import DistortedSlice
 
 _INTENSITY, _SHUFFLE, _PAINTING, _OUTER = 0.9, 0.5, 0.9, 0.8
 #: Another box follows with this chance, up to five in all.
@@ -25,7 +25,7 @@ TYPE_NAMES = ("inpainting", "intensity_curve", "local_shuffle", "outpainting")
 
 
 class WholeSliceDistorter:
-    """Distorts whole slices; stands in for :class:`~mrssl.distortions.Distorter`.
+    """Distorts whole slices, where :class:`~mrssl.distortions.Distorter` distorts regions.
 
     In this order: local shuffling (chance .5), pixels of windows of up to a tenth of the side are
     permuted; a Bezier intensity map (.9), half of them falling; painting with noise (.9), of which
@@ -36,20 +36,14 @@ class WholeSliceDistorter:
     type_names: tuple[str, ...] = TYPE_NAMES
 
     def __call__(
-        self,
-        image: np.ndarray,
-        rng: np.random.Generator,
-        *,
-        donor: np.ndarray | None = None,
-        iteration: int = 0,
+        self, image: np.ndarray, rng: np.random.Generator, **unused: object
     ) -> DistortedSlice:
-        """Distort one slice.
+        """Distort one slice: see :class:`~mrssl.distortions.SliceDistorter`.
 
         Args:
-            image: float32 (C, H, W) in [0, 1]; not modified.
-            rng: the only source of randomness.
-            donor: not used.
-            iteration: not used.
+            image: see there.
+            rng: see there.
+            unused: whole slices take no tissue from elsewhere and have no curriculum.
 
         Returns:
             The slice with one region, all pixels of the middle channel that changed visibly, or
