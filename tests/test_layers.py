@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 MIDDLE = ("distortions", "data", "modeling", "evaluation", "checkpoint")
-EVERYWHERE = ("", "errors", "files", "config", "privacy")  # mrssl itself and its modules
+# mrssl itself and its modules
+EVERYWHERE = ("", "errors", "files", "config", "detectron2_keys", "privacy")
 KNOWN = (*EVERYWHERE, "structures", *MIDDLE, "engines")
 DETECTORS = ("detectron2", "torchvision")
 
