@@ -16,8 +16,8 @@ from collections.abc import Iterator, Sequence
 from tabulate import tabulate
 from tqdm import tqdm
 
+from mrssl.data.cases import Case
 from mrssl.data.checking import DataReport, check_data, write_contact_sheet
-from mrssl.data.descriptions import Case
 from mrssl.data.splits import split_subjects
 from mrssl.errors import MrsslError, run_main
 from mrssl.files import written_whole

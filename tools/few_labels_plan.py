@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 from fvcore.common.config import CfgNode
 
-from mrssl.data.descriptions import describe, select_subjects
+from mrssl.data.cases import select_subjects
+from mrssl.data.descriptions import describe
 from mrssl.errors import MrsslError
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -13,7 +13,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from mrssl.data.descriptions import Case, parse_dataset_path, read_description
+from mrssl.data.cases import Case, parse_dataset_path
+from mrssl.data.descriptions import read_description
 from mrssl.data.label_files import check_label, read_label
 from mrssl.data.normalization import foreground_threshold, intensity_window, normalize
 from mrssl.data.sources import Refused, find_volumes, read_source, volume_slice_axis

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from mrssl.data.cache import VolumeCache
-from mrssl.data.descriptions import Case, describe
+from mrssl.data.cases import Case
+from mrssl.data.descriptions import describe
 from mrssl.data.label_files import check_label, read_label
 from mrssl.data.labels import (
     ClassValues,

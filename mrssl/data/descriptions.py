@@ -1,4 +1,4 @@
-"""``dataset.json``: what volumes a data set has, their labels, and which split they are in.
+"""``dataset.json``: what volumes a data set has, and their labels.
 
 Three layouts are understood, all with paths relative to the file:
 
@@ -8,26 +8,22 @@ Three layouts are understood, all with paths relative to the file:
 
 A path that leaves the file's folder is refused, so that a description from a stranger names nothing
 but what came with it, unless the environment has ``MRSSL_TRUST_PATHS=1``: no file can set that.
-
-A ``split.json`` beside it maps the name of a split to the names of its cases (or subjects).
-``dataset.json:train[a,b]`` is the cases (or subjects) ``a`` and ``b`` of the split ``train``.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from mrssl.data.cases import Case, cases_of_split, parse_dataset_path
 from mrssl.data.files import read_json
 from mrssl.data.labels import ClassValues
 from mrssl.data.sources import (
-    VolumeSource,
     compile_pattern,
     file_sources,
     find_volumes,
@@ -39,23 +35,6 @@ from mrssl.errors import MrsslError
 from mrssl.privacy import folder_alias
 
 _LOG = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Case:
-    """One volume of a data set, and its label if it has one.
-
-    Attributes:
-        name: what ``split.json`` calls it.
-        source: the image.
-        label_file: path of the label volume; None where there is none.
-        foreground: of a slice store: share of each slice that is foreground.
-    """
-
-    name: str
-    source: VolumeSource
-    label_file: str | None = None
-    foreground: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -75,12 +54,6 @@ class Description:
     class_names: list[str] = field(default_factory=list)
     class_values: list[ClassValues] = field(default_factory=list)
     normalization: dict[str, Any] = field(default_factory=dict)
-
-
-def parse_dataset_path(name_or_path: str | Path) -> tuple[Path, str]:
-    """Split ``.../dataset.json:train`` into the path and the split ("" for none)."""
-    match = re.fullmatch(r"(.+\.json):([^:/\\]+)", str(name_or_path))
-    return (Path(match.group(1)), match.group(2)) if match else (Path(name_or_path), "")
 
 
 def describe(name_or_path: str | Path, *, subject_pattern: str = "") -> Description:
@@ -130,7 +103,7 @@ def read_description(path: Path, split: str = "", *, subject_pattern: str = "") 
     else:
         cases = _nnunet_cases(path, content, subject_pattern)
     if split:
-        cases = _of_split(path.parent / "split.json", split, cases)
+        cases = cases_of_split(path.parent / "split.json", split, cases)
     if not cases:
         raise MrsslError(f"{path}: describes no volume")
     return Description(
@@ -278,98 +251,4 @@ def _agrees(text: str | None, wanted: Any) -> bool:
     return False
 
 
-def select_subjects(name_or_path: str | Path, subjects: Sequence[str]) -> str:
-    """The path of some subjects of a split: ``dataset.json:train`` -> ``dataset.json:train[a,b]``.
-
-    Raises:
-        MrsslError: the path names no split, or a name cannot stand in a path.
-    """
-    if not parse_dataset_path(name_or_path)[1]:
-        raise MrsslError(f"{name_or_path}: subjects can be chosen of a split only")
-    if not subjects:
-        raise MrsslError(f"{name_or_path}: no subject is chosen")
-    for name in subjects:
-        if not name or set(name) & set("[],:/\\"):
-            raise MrsslError(f"{name_or_path}: the subject {name!r} cannot be named in a path")
-    return f"{name_or_path}[{','.join(subjects)}]"
-
-
-def read_splits(path: Path) -> dict[str, list[str]]:
-    """``split.json``: the name of a split -> names of cases or subjects.
-
-    Raises:
-        MrsslError: missing, or something else.
-    """
-    splits = read_json(path)
-    for names in splits.values():
-        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise MrsslError(f"{path}: every split must be a list of case names")
-    return splits
-
-
-def _of_split(path: Path, split: str, cases: Sequence[Case]) -> list[Case]:
-    split, selected_names = _parse_selection(path, split)
-    splits = read_splits(path)
-    if split not in splits:
-        raise MrsslError(f"{path}: no split {split!r}; it has {', '.join(map(repr, splits))}")
-    by_name: dict[str, list[Case]] = {}
-    for case in cases:
-        for name in {case.name, case.source.subject}:
-            by_name.setdefault(name, []).append(case)
-    unknown = [name for name in splits[split] if name not in by_name]
-    if unknown:
-        raise MrsslError(f"{path}: split {split!r} names {unknown[0]!r}, which is no case")
-    _check_leak(path, split, splits, by_name)
-    chosen = _named(cases, splits[split])
-    for name in selected_names:
-        if not _named(chosen, [name]):
-            raise MrsslError(f"{path}: split {split!r} has no {name!r}")
-    return _named(chosen, selected_names) if selected_names else chosen
-
-
-def _parse_selection(path: Path, split: str) -> tuple[str, list[str]]:
-    """``train[a,b]`` -> ("train", ["a", "b"]); no names for the whole split."""
-    match = re.fullmatch(r"([^\[\]]+)(?:\[([^\[\]]+)\])?", split)
-    if match is None:
-        raise MrsslError(f"{path}: {split!r} is neither a split nor split[subject,subject,...]")
-    return match.group(1), match.group(2).split(",") if match.group(2) else []
-
-
-def _named(cases: Sequence[Case], names: Sequence[str]) -> list[Case]:
-    wanted = set(names)
-    return [case for case in cases if case.name in wanted or case.source.subject in wanted]
-
-
-def _check_leak(
-    path: Path, split: str, splits: Mapping[str, list[str]], by_name: Mapping[str, list[Case]]
-) -> None:
-    """Refuse a subject that is in ``split`` and in a split of another kind.
-
-    The kind is the word that a split's name begins with, so ``train`` and ``train_8`` may overlap
-    and ``train`` and ``test`` may not; ``all`` may overlap with any.
-    """
-    kind = _kind(split)
-    own = {case.source.subject for name in splits[split] for case in by_name[name]}
-    for other, names in splits.items():
-        if "all" in (kind, _kind(other)) or _kind(other) == kind:
-            continue
-        theirs = {case.source.subject for name in names for case in by_name.get(name, [])}
-        if shared := sorted(own & theirs):
-            raise MrsslError(f"{path}: subject {shared[0]!r} is in both {split!r} and {other!r}")
-
-
-def _kind(split: str) -> str:
-    match = re.match(r"[A-Za-z]+", split)
-    return match.group(0).lower() if match else split
-
-
-__all__ = [
-    "Case",
-    "Description",
-    "describe",
-    "parse_dataset_path",
-    "read_description",
-    "read_splits",
-    "select_subjects",
-    "selected",
-]
+__all__ = ["Description", "describe", "read_description", "selected"]

@@ -14,13 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mrssl.data.descriptions import (
-    Case,
-    Description,
-    describe,
-    parse_dataset_path,
-    read_splits,
-)
+from mrssl.data.cases import Case, parse_dataset_path, read_splits
+from mrssl.data.descriptions import Description, describe
 from mrssl.data.files import read_json
 from mrssl.data.label_files import read_label
 from mrssl.data.normalization import intensity_window, normalize

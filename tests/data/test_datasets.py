@@ -10,7 +10,8 @@ import pytest
 from pycocotools import mask as coco
 
 from mrssl.data import VolumeCache, instances_of_slice, load_dataset, read_volume
-from mrssl.data.descriptions import describe, select_subjects
+from mrssl.data.cases import select_subjects
+from mrssl.data.descriptions import describe
 from mrssl.errors import MrsslError
 from mrssl.structures import Volume
 
