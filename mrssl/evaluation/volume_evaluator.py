@@ -18,7 +18,9 @@ from scipy.optimize import linear_sum_assignment
 from mrssl.evaluation.coco_scoring import decode_mask, encode_masks
 from mrssl.evaluation.evaluator import EvaluationError, Results, SliceEvaluator
 from mrssl.evaluation.metrics import dice, dice_of_counts, mean_of_finite
+from mrssl.evaluation.naming import named_volume
 from mrssl.evaluation.surface import surface_distances
+from mrssl.structures import ClassLayout
 
 _logger = logging.getLogger(__name__)
 
@@ -28,16 +30,18 @@ _TASKS = ("dice", "hd95", "assd")
 class VolumeEvaluator(SliceEvaluator):
     """Dice, HD95 and ASSD of volumes assembled from the instances of their slices.
 
-    In each slice, a pixel takes the class of the highest-scoring instance that covers it, of those
-    with a score of at least ``score_threshold``; the slices of a volume (equal ``file_name`` and
-    ``series``) are stacked by ``slice_index``. Reported, for each class a mean over subjects (a
-    subject's volumes are averaged first), then a mean over classes:
+    The slices of a volume (equal ``file_name`` and ``series``) are stacked by ``slice_index``. With
+    a ``layout``, the structures of the volume are named together, as :mod:`mrssl.evaluation.naming`
+    says. Without one, in each slice a pixel takes the class of the highest-scoring instance that
+    covers it, of those with a score of at least ``score_threshold``. Reported, for each class a
+    mean over subjects (a subject's volumes are averaged first), then a mean over classes:
 
     - ``dice``: ``dice``, ``dice-<class>``; ``foreground``, all classes merged into one; and
       ``instances``, which forgives a wrong class: in each slice predicted and true instances are
       paired one to one for the largest overlap, and the overlap of the pairs counts,
       ``2 sum |P and T| / (sum |P| + sum |T|)`` over all instances of the volume, paired or not.
       Where ``instances`` is high and ``dice`` low, the outlines are right and the names wrong.
+      With a layout also ``slicewise``: ``dice`` as it would be without.
     - ``hd95``, ``assd``: mm, by :mod:`mrssl.evaluation.surface`, and per class.
 
     Conventions: a class absent from truth and prediction of a volume is nan there and left out of
@@ -52,24 +56,40 @@ class VolumeEvaluator(SliceEvaluator):
     ``slice_index``, ``num_slices``, ``spacing``, ``height``, ``width``.
     """
 
-    def __init__(self, class_names: Sequence[str], *, score_threshold: float = 0.5) -> None:
+    def __init__(
+        self,
+        class_names: Sequence[str],
+        *,
+        score_threshold: float = 0.5,
+        layout: ClassLayout | None = None,
+    ) -> None:
         """Score instances of ``class_names``.
 
         Args:
             class_names: names of the classes 0, 1, ...
             score_threshold: instances with a lower score are left out, in [0, 1].
+            layout: of the classes, to name the structures of a volume together.
+
+        Raises:
+            EvaluationError: the layout is of another number of classes.
         """
         super().__init__()
+        if layout is not None and layout.num_classes != len(class_names):
+            raise EvaluationError(
+                f"a layout of {layout.num_classes} classes for {len(class_names)} classes"
+            )
         self.class_names = list(class_names)
         self.score_threshold = score_threshold
+        self.layout = layout
         self.per_subject: list[dict[str, Any]] = []
 
     def _record(self, truth: Mapping[str, Any], prediction: Mapping[str, Any]) -> dict[str, Any]:
         size = (int(truth["height"]), int(truth["width"]))
-        scores = np.asarray(prediction["scores"])
+        scores, classes = np.asarray(prediction["scores"]), np.asarray(prediction["classes"])
+        masks = np.asarray(prediction["masks"], bool)
         kept = np.flatnonzero(scores >= self.score_threshold)
         kept = kept[np.argsort(-scores[kept], kind="stable")]
-        predicted = flatten_instances(np.asarray(prediction["masks"], bool)[kept], size)
+        predicted = flatten_instances(masks[kept], size)
         true = flatten_instances(np.asarray(truth["masks"], bool), size)
         return {
             "volume": (str(truth["file_name"]), str(truth.get("series", ""))),
@@ -78,7 +98,10 @@ class VolumeEvaluator(SliceEvaluator):
             "num_slices": int(truth["num_slices"]),
             "spacing": tuple(float(step) for step in truth["spacing"]),
             "size": size,
-            "predicted": _encode_classes(predicted, np.asarray(prediction["classes"])[kept]),
+            "predicted": _encode_classes(predicted, classes[kept]),
+            "found": []
+            if self.layout is None
+            else [*zip(classes.tolist(), scores.tolist(), encode_masks(masks), strict=True)],
             "true": _encode_classes(true, np.asarray(truth["classes"])),
             "instances": _paired_counts(predicted, true),
         }
@@ -99,8 +122,19 @@ class VolumeEvaluator(SliceEvaluator):
     def _score_volume(self, slices: list[dict[str, Any]]) -> Results:
         predicted, true = assemble_volume(slices)
         spacing = slices[0]["spacing"]
-        scores = score_labels(predicted, true, spacing, len(self.class_names))
         results: Results = {task: {} for task in _TASKS}
+        if self.layout is not None:
+            results["dice"]["slicewise"] = mean_of_finite(
+                [dice(predicted == c + 1, true == c + 1) for c in range(len(self.class_names))]
+            )
+            predicted = named_volume(
+                {record["slice_index"]: record["found"] for record in slices},
+                predicted.shape,
+                spacing,
+                self.layout,
+                threshold=self.score_threshold,
+            )
+        scores = score_labels(predicted, true, spacing, len(self.class_names))
         for task in _TASKS:
             for name, value in zip(self.class_names, scores[task], strict=True):
                 results[task][f"{task}-{name}"] = value

@@ -76,12 +76,13 @@ def evaluate_only(cfg: CfgNode) -> Results:
         raise ConfigError("MODEL.WEIGHTS is empty: --eval-only needs a checkpoint")
     if not cfg.DATASETS.TEST:
         raise ConfigError("DATASETS.TEST is empty: there is nothing to evaluate on")
-    data = RunData(cfg, training=False, load=load_registered)
+    content = load_checkpoint(cfg.MODEL.WEIGHTS)
+    provenance = Provenance.from_dict(content.get("mrssl", {}))
+    data = RunData(cfg, training=False, trained=provenance, load=load_registered)
     cfg = data.with_classes(cfg)
     model = build_model(cfg)
-    content = load_checkpoint(cfg.MODEL.WEIGHTS)
     load_strict(model, content, where=cfg.MODEL.WEIGHTS)
-    for line in input_differences(Provenance.from_dict(content.get("mrssl", {})), cfg):
+    for line in input_differences(provenance, cfg):
         print(f"warning: {line}")
     return score(model, data)
 

@@ -42,12 +42,13 @@ def evaluate_only(cfg: CfgNode) -> Results:
     """Score ``MODEL.WEIGHTS`` on ``DATASETS.TEST``."""
     if not cfg.MODEL.WEIGHTS:
         raise ConfigError("MODEL.WEIGHTS is empty: --eval-only needs a checkpoint")
-    data = RunData(cfg, training=False)
+    content = load_checkpoint(cfg.MODEL.WEIGHTS)
+    provenance = Provenance.from_dict(content.get("mrssl", {}))
+    data = RunData(cfg, training=False, trained=provenance)
     cfg = data.with_classes(cfg)
     model = build_model(cfg, len(data.type_names)).to(cfg.MODEL.DEVICE)
-    content = load_checkpoint(cfg.MODEL.WEIGHTS)
     load_strict(model, content, names="torchvision")
-    for line in input_differences(Provenance.from_dict(content.get("mrssl", {})), cfg):
+    for line in input_differences(provenance, cfg):
         print(f"warning: {line}")
     loader = data.test_loader(
         rank=get_rank(), world_size=get_world_size(), collate=collate_with_truth
