@@ -36,8 +36,9 @@ class RunData:
         cfg: the configuration.
         seed: of the samples.
         training: describe ``DATASETS.TRAIN`` too.
-        trained: what the checkpoint to be scored says of its own training data, where there are
+        trained: what the checkpoint to be used says of its own training data, where there are
             none here.
+        labeled: False to take slices to segment, whose labels, if any, are ignored.
         load: describes one name or path; for names that only an engine knows.
 
     Attributes:
@@ -57,12 +58,15 @@ class RunData:
         seed: int = 0,
         training: bool = True,
         trained: Provenance | None = None,
+        labeled: bool = True,
         load: Callable[..., Dataset] = load_dataset,
     ) -> None:
         self.cfg, self.pretraining, self._trained = cfg, is_pretraining(cfg), trained
-        self._load = load
+        self._load, self._labeled = load, labeled and not self.pretraining
         self._class_values: list[Any] = []
         self.class_names: list[str] = ["distorted"] if self.pretraining else []
+        if trained is not None and not labeled:
+            self.class_names = list(trained.class_names)
         if training and not cfg.DATASETS.TRAIN:
             raise ConfigError("DATASETS.TRAIN is empty: a folder of scans or a dataset.json")
         train = self._describe("DATASETS.TRAIN", training=True) if training else []
@@ -81,14 +85,14 @@ class RunData:
         records: list[dict[str, Any]] = []
         node = self.cfg.DATASETS.TRAIN if training else self.cfg.DATASETS.TEST
         for name in node:
-            dataset = self._load(name, labeled=not self.pretraining, **options)
+            dataset = self._load(name, labeled=self._labeled, **options)
             self._check_classes(f"{key} {name}", dataset)
             offset = len(records)
             records += [{**d, "image_id": offset + i} for i, d in enumerate(dataset.dicts)]
         return records
 
     def _check_classes(self, where: str, dataset: Dataset) -> None:
-        if self.pretraining:
+        if not self._labeled:
             return
         if self.class_names and self.class_names != dataset.class_names:
             raise ConfigError(

@@ -1,4 +1,4 @@
-"""Names for the structures of a whole volume, given together.
+"""From the instances that a detector finds in slices to the label map of their volume.
 
 A detector names what it finds slice by slice, each instance by itself. Structures that look alike,
 such as neighbouring vertebrae, are told apart by their place among the others; so here the
@@ -79,6 +79,49 @@ class Structure:
         return sums / max(pixels, 1) * np.asarray(spacing)
 
 
+def label_volume(
+    slices: Mapping[int, Sequence[Instance]],
+    shape: tuple[int, int, int],
+    spacing: Sequence[float],
+    *,
+    layout: ClassLayout | None = None,
+    threshold: float = 0.5,
+) -> npt.NDArray[np.uint16]:
+    """The label map of a volume: named together where there is a layout, else slice by slice.
+
+    Args:
+        slices: instances by slice index, of any score.
+        shape: D, H, W.
+        spacing: mm along D, H, W.
+        layout: of the C classes.
+        threshold: what has a lower score is left out, in [0, 1].
+
+    Returns:
+        uint16 (D, H, W): 0 background, else the class plus 1.
+    """
+    if layout is None:
+        return slicewise_volume(slices, shape, threshold=threshold)
+    return named_volume(slices, shape, spacing, layout, threshold=threshold)
+
+
+def slicewise_volume(
+    slices: Mapping[int, Sequence[Instance]],
+    shape: tuple[int, int, int],
+    *,
+    threshold: float = 0.5,
+) -> npt.NDArray[np.uint16]:
+    """The label map in which a pixel has the class of the surest instance that covers it.
+
+    Args, Returns: see :func:`label_volume`.
+    """
+    labels = np.zeros(shape, np.uint16)
+    for index, instances in slices.items():
+        for category, score, mask in sorted(instances[::-1], key=lambda instance: instance[1]):
+            if score >= threshold:
+                labels[index][decode_mask(mask)] = category + 1
+    return labels
+
+
 def named_volume(
     slices: Mapping[int, Sequence[Instance]],
     shape: tuple[int, int, int],
@@ -87,7 +130,7 @@ def named_volume(
     *,
     threshold: float = 0.5,
 ) -> npt.NDArray[np.uint16]:
-    """The label map of a volume whose structures are named together.
+    """The label map in which the structures of the volume are named together.
 
     Each class names one structure, or several in different slices of which one continues another.
 
@@ -96,7 +139,7 @@ def named_volume(
         shape: D, H, W.
         spacing: mm along D, H, W.
         layout: of the C classes.
-        threshold: things whose scores sum to less are left out of the map, in (0, 1].
+        threshold: things whose scores sum to less are left out of the map, in [0, 1].
 
     Returns:
         uint16 (D, H, W): 0 background, else the class plus 1.
@@ -255,7 +298,9 @@ __all__ = [
     "Structure",
     "Thing",
     "join_slices",
+    "label_volume",
     "name_structures",
     "named_volume",
+    "slicewise_volume",
     "things_of_slice",
 ]

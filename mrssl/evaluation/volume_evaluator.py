@@ -18,7 +18,7 @@ from scipy.optimize import linear_sum_assignment
 from mrssl.evaluation.coco_scoring import decode_mask, encode_masks
 from mrssl.evaluation.evaluator import EvaluationError, Results, SliceEvaluator
 from mrssl.evaluation.metrics import dice, dice_of_counts, mean_of_finite
-from mrssl.evaluation.naming import named_volume
+from mrssl.evaluation.naming import label_volume, slicewise_volume
 from mrssl.evaluation.surface import surface_distances
 from mrssl.structures import ClassLayout
 
@@ -87,9 +87,8 @@ class VolumeEvaluator(SliceEvaluator):
         size = (int(truth["height"]), int(truth["width"]))
         scores, classes = np.asarray(prediction["scores"]), np.asarray(prediction["classes"])
         masks = np.asarray(prediction["masks"], bool)
-        kept = np.flatnonzero(scores >= self.score_threshold)
-        kept = kept[np.argsort(-scores[kept], kind="stable")]
-        predicted = flatten_instances(masks[kept], size)
+        order = np.argsort(-scores, kind="stable")
+        predicted = flatten_instances(masks[order[scores[order] >= self.score_threshold]], size)
         true = flatten_instances(np.asarray(truth["masks"], bool), size)
         return {
             "volume": (str(truth["file_name"]), str(truth.get("series", ""))),
@@ -98,10 +97,7 @@ class VolumeEvaluator(SliceEvaluator):
             "num_slices": int(truth["num_slices"]),
             "spacing": tuple(float(step) for step in truth["spacing"]),
             "size": size,
-            "predicted": _encode_classes(predicted, classes[kept]),
-            "found": []
-            if self.layout is None
-            else [*zip(classes.tolist(), scores.tolist(), encode_masks(masks), strict=True)],
+            "found": [*zip(classes.tolist(), scores.tolist(), encode_masks(masks), strict=True)],
             "true": _encode_classes(true, np.asarray(truth["classes"])),
             "instances": _paired_counts(predicted, true),
         }
@@ -120,19 +116,17 @@ class VolumeEvaluator(SliceEvaluator):
         return self._mean(self.per_subject)
 
     def _score_volume(self, slices: list[dict[str, Any]]) -> Results:
-        predicted, true = assemble_volume(slices)
+        true = true_volume(slices)
         spacing = slices[0]["spacing"]
+        found = {record["slice_index"]: record["found"] for record in slices}
+        predicted = label_volume(
+            found, true.shape, spacing, layout=self.layout, threshold=self.score_threshold
+        )
         results: Results = {task: {} for task in _TASKS}
         if self.layout is not None:
+            separate = slicewise_volume(found, true.shape, threshold=self.score_threshold)
             results["dice"]["slicewise"] = mean_of_finite(
-                [dice(predicted == c + 1, true == c + 1) for c in range(len(self.class_names))]
-            )
-            predicted = named_volume(
-                {record["slice_index"]: record["found"] for record in slices},
-                predicted.shape,
-                spacing,
-                self.layout,
-                threshold=self.score_threshold,
+                [dice(separate == c + 1, true == c + 1) for c in range(len(self.class_names))]
             )
         scores = score_labels(predicted, true, spacing, len(self.class_names))
         for task in _TASKS:
@@ -173,34 +167,31 @@ def flatten_instances(masks: npt.NDArray[np.bool_], size: tuple[int, int]) -> np
     return labels
 
 
-def assemble_volume(
-    slices: list[dict[str, Any]],
-) -> tuple[npt.NDArray[np.uint16], npt.NDArray[np.uint16]]:
-    """Stack the records of a volume's slices to the predicted and the true label map.
+def true_volume(slices: list[dict[str, Any]]) -> npt.NDArray[np.uint16]:
+    """Stack the records of a volume's slices to its true label map.
 
-    Slices that were not evaluated are empty in both.
+    Slices that were not evaluated are empty.
 
     Returns:
-        Two uint16 (D, H, W): 0 background, else the class plus 1.
+        uint16 (D, H, W): 0 background, else the class plus 1.
 
     Raises:
         EvaluationError: slices of different size, or a slice beyond the volume.
     """
     first = slices[0]
     shape = (first["num_slices"], *first["size"])
-    predicted, true = np.zeros(shape, np.uint16), np.zeros(shape, np.uint16)
+    labels = np.zeros(shape, np.uint16)
     for record in slices:
         if record["size"] != first["size"] or not 0 <= record["slice_index"] < shape[0]:
             raise EvaluationError(
                 f"{record['volume'][0]}: slice {record['slice_index']} of size {record['size']} "
                 f"does not fit into a volume of shape {shape}"
             )
-        for labels, masks in ((predicted, record["predicted"]), (true, record["true"])):
-            for category, rle in masks:
-                labels[record["slice_index"]][decode_mask(rle)] = category + 1
+        for category, rle in record["true"]:
+            labels[record["slice_index"]][decode_mask(rle)] = category + 1
     if len(slices) < shape[0]:
         _logger.warning("%s: %d of %d slices evaluated", first["volume"][0], len(slices), shape[0])
-    return predicted, true
+    return labels
 
 
 def score_labels(
