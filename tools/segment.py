@@ -28,7 +28,7 @@ import torch
 from fvcore.common.config import CfgNode
 from tqdm import tqdm
 
-from mrssl.checkpoint import Provenance, input_differences, load_checkpoint, load_strict
+from mrssl.checkpoint import Provenance, load_strict
 from mrssl.config import ConfigError, is_pretraining, load_cfg
 from mrssl.data.nifti import is_nifti
 from mrssl.engines.datasets import RunData
@@ -55,15 +55,11 @@ def load_model(cfg: CfgNode) -> tuple[torch.nn.Module, RunData]:
     Raises:
         MrsslError: the checkpoint is of no fine-tuned model, or the data cannot be used.
     """
-    content = load_checkpoint(cfg.MODEL.WEIGHTS)
-    provenance = Provenance.from_dict(content.get("mrssl", {}))
-    if provenance.task != "finetune" or not provenance.class_names:
-        raise MrsslError(f"{cfg.MODEL.WEIGHTS}: not of a fine-tuned model that names its classes")
-    data = RunData(cfg, training=False, trained=provenance, labeled=False)
+    data, content = RunData.for_weights(cfg, labeled=False)
+    if Provenance.from_dict(content["mrssl"]).task != "finetune":
+        raise MrsslError(f"{cfg.MODEL.WEIGHTS}: not of a fine-tuned model")
     model = build_model(data.with_classes(cfg), 0).to(cfg.MODEL.DEVICE)
     load_strict(model, content, names="torchvision", where=cfg.MODEL.WEIGHTS)
-    for line in input_differences(provenance, cfg):
-        print(f"warning: {line}")
     return model.eval(), data
 
 

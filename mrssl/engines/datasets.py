@@ -9,7 +9,7 @@ from typing import Any
 from fvcore.common.config import CfgNode
 from torch.utils.data import DataLoader
 
-from mrssl.checkpoint import Provenance
+from mrssl.checkpoint import Provenance, input_differences, load_checkpoint
 from mrssl.config import ConfigError, is_pretraining, restores_whole_slices
 from mrssl.data import Dataset, dataset_options, load_dataset
 from mrssl.data.loader import Batches, EvaluationSet, PositionSampler, SampleStream, build_loader
@@ -77,6 +77,35 @@ class RunData:
         distorter = self.test_mapper.distorter
         self.type_names = list(distorter.type_names) if distorter else []
         self.seed = seed
+
+    @classmethod
+    def for_weights(
+        cls, cfg: CfgNode, *, labeled: bool = True, load: Callable[..., Dataset] = load_dataset
+    ) -> tuple[RunData, dict[str, Any]]:
+        """The test data for the checkpoint in ``MODEL.WEIGHTS``, and what that holds.
+
+        Where the checkpoint was trained on other input than ``cfg`` describes, that is printed.
+
+        Args:
+            cfg: the configuration.
+            labeled: see the class.
+            load: see the class.
+
+        Raises:
+            MrsslError: there are no weights, or the data cannot be used.
+        """
+        if not cfg.MODEL.WEIGHTS:
+            raise ConfigError("MODEL.WEIGHTS is empty: a checkpoint is needed")
+        if not cfg.DATASETS.TEST:
+            raise ConfigError("DATASETS.TEST is empty: there is nothing to evaluate on")
+        content = load_checkpoint(cfg.MODEL.WEIGHTS)
+        trained = Provenance.from_dict(content.get("mrssl", {}))
+        if not labeled and not trained.class_names:
+            raise ConfigError(f"{cfg.MODEL.WEIGHTS}: does not name its classes")
+        data = cls(cfg, training=False, trained=trained, labeled=labeled, load=load)
+        for line in input_differences(trained, cfg):
+            print(f"warning: {line}")
+        return data, content
 
     def _describe(self, key: str, *, training: bool) -> list[dict[str, Any]]:
         options = dataset_options(self.cfg)
