@@ -155,9 +155,10 @@ class PositionSampler(Sampler[int]):
     def __init__(
         self, batch_size: int, *, start_iteration: int = 0, rank: int = 0, world_size: int = 1
     ) -> None:
-        if batch_size % world_size:
+        if batch_size < 1 or batch_size % world_size:
             raise MrsslError(
-                f"SOLVER.IMS_PER_BATCH {batch_size} is no multiple of the {world_size} processes"
+                f"SOLVER.IMS_PER_BATCH {batch_size} is no positive multiple of the {world_size} "
+                "processes"
             )
         self.batch_size = batch_size
         self.start_iteration = start_iteration

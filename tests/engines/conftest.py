@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import json
+import logging
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import nibabel as nib
@@ -12,6 +15,21 @@ import torch
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)  # sums of another number of threads round otherwise
+
+
+@pytest.fixture(autouse=True)
+def _own_logging() -> Iterator[None]:
+    """Detectron2 adds a handler for each folder of a run to loggers that live on."""
+    yield
+    if "detectron2" not in sys.modules:
+        return
+    from detectron2.utils.logger import setup_logger
+
+    for name in ("detectron2", "fvcore"):
+        for handler in list(logging.getLogger(name).handlers):
+            handler.close()
+            logging.getLogger(name).removeHandler(handler)
+    setup_logger.cache_clear()
 
 
 @pytest.fixture(scope="session")

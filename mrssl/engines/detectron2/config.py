@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
-import torch
 from detectron2.config import CfgNode
 from detectron2.config import get_cfg as detectron2_cfg
+from detectron2.modeling import (
+    BACKBONE_REGISTRY,
+    META_ARCH_REGISTRY,
+    ROI_BOX_HEAD_REGISTRY,
+    ROI_HEADS_REGISTRY,
+    ROI_MASK_HEAD_REGISTRY,
+)
 
-from mrssl.config import add_mrssl_config
+from mrssl.config import ConfigError, add_mrssl_config
+
+#: By the keys under ``MODEL`` that choose from them.
+_REGISTRIES = {
+    "META_ARCHITECTURE": META_ARCH_REGISTRY,
+    "BACKBONE.NAME": BACKBONE_REGISTRY,
+    "ROI_HEADS.NAME": ROI_HEADS_REGISTRY,
+    "ROI_BOX_HEAD.NAME": ROI_BOX_HEAD_REGISTRY,
+    "ROI_MASK_HEAD.NAME": ROI_MASK_HEAD_REGISTRY,
+}
 
 
 def get_cfg() -> CfgNode:
@@ -19,12 +34,17 @@ def get_cfg() -> CfgNode:
     return cfg
 
 
-def with_device(cfg: CfgNode) -> CfgNode:
-    """``cfg`` with ``MODEL.DEVICE`` "cpu" where it asks for CUDA and there is none."""
-    if not cfg.MODEL.DEVICE.startswith("cuda") or torch.cuda.is_available():
-        return cfg
-    cfg = cfg.clone()
-    cfg.defrost()
-    cfg.MODEL.DEVICE = "cpu"
-    cfg.freeze()
-    return cfg
+def check_names(cfg: CfgNode) -> None:
+    """See that Detectron2 knows what the keys of the model's parts name.
+
+    Raises:
+        ConfigError: it does not; else that would show once all data are described.
+    """
+    for key, registry in _REGISTRIES.items():
+        node = cfg.MODEL
+        for part in key.split("."):
+            node = node[part]
+        unused = node == "" or (key == "ROI_MASK_HEAD.NAME" and not cfg.MODEL.MASK_ON)
+        if not unused and node not in registry:
+            known = ", ".join(sorted(name for name, _ in registry))
+            raise ConfigError(f"MODEL.{key} {node!r}: Detectron2 knows {known}")

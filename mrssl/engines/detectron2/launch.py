@@ -19,8 +19,9 @@ from mrssl.config import (
 )
 from mrssl.engines.datasets import RunData
 from mrssl.engines.detectron2.catalog import load_registered
-from mrssl.engines.detectron2.config import get_cfg, with_device
+from mrssl.engines.detectron2.config import check_names, get_cfg
 from mrssl.engines.detectron2.trainer import MRITrainer, score
+from mrssl.engines.device import with_device
 from mrssl.engines.distributed import is_main_process
 from mrssl.engines.launching import Processes, launch_processes
 from mrssl.engines.output import prepare_output
@@ -44,6 +45,7 @@ def launch(args: Namespace) -> None:
             f"MODEL.META_ARCHITECTURE {WHOLE_SLICE_RESTORATION!r} is the torchvision engine's: "
             "give --engine torchvision"
         )
+    check_names(cfg)
     processes = Processes(
         per_machine=args.num_gpus,
         machines=args.num_machines,

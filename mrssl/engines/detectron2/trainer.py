@@ -28,7 +28,6 @@ from mrssl.engines.checkpoints import FINAL, check_room, periodic_name
 from mrssl.engines.datasets import RunData
 from mrssl.engines.detectron2.catalog import load_registered
 from mrssl.engines.detectron2.checkpointing import MRICheckpointer
-from mrssl.engines.detectron2.config import with_device
 from mrssl.engines.detectron2.dataset_mapper import MRIDatasetMapper, to_input
 from mrssl.engines.detectron2.evaluation import SliceDatasetEvaluator, to_prediction
 from mrssl.engines.detectron2.event_writers import MetricsWriter, ProgressPrinter, WandBWriter
@@ -44,6 +43,7 @@ from mrssl.engines.detectron2.hooks import (
     ValidationLoss,
 )
 from mrssl.engines.detectron2.step import MRITrainerStep
+from mrssl.engines.device import with_device
 from mrssl.engines.distributed import (
     barrier,
     get_rank,
@@ -59,7 +59,7 @@ from mrssl.engines.solver import build_optimizer, build_schedule
 from mrssl.engines.summary import write_summary
 from mrssl.engines.update import accelerate
 from mrssl.errors import MrsslError
-from mrssl.evaluation import Results
+from mrssl.evaluation import Results, get_metric
 
 _LOG = logging.getLogger(__name__)
 #: Held-out slices of the validation loss, spread over the test data: it is a curve, not a score.
@@ -176,6 +176,11 @@ class MRITrainer(DefaultTrainer):
         """What is evaluated and exported: the averaged model where there is one."""
         return self.bare_model if self.average is None else self.average.module
 
+    @property
+    def best_metric(self) -> str:
+        """What the best checkpoint is chosen by, as ``task/metric``."""
+        return self.cfg.MRSSL.SOLVER.BEST_METRIC or self.data.default_metric
+
     # -- data -------------------------------------------------------------------------------------
 
     def _train_loader(self, start_iteration: int) -> Batches:
@@ -222,12 +227,11 @@ class MRITrainer(DefaultTrainer):
         self.pictures = Pictures(period_of_pictures, self._draw, model=self.deployed)
         found.append(self.pictures)
         if self.data.test:
-            metric = cfg.MRSSL.SOLVER.BEST_METRIC or self.data.default_metric
             found += [
                 hooks.EvalHook(period, self.evaluate),
                 ValidationLoss(period, self._validation_batches, model=self.deployed),
                 BestCheckpointer(
-                    metric, self.checkpointer.save, patience=cfg.MRSSL.SOLVER.PATIENCE
+                    self.best_metric, self.checkpointer.save, patience=cfg.MRSSL.SOLVER.PATIENCE
                 ),
             ]
         if is_main_process():
@@ -293,10 +297,16 @@ class MRITrainer(DefaultTrainer):
         return self._last_eval_results
 
     def evaluate(self) -> Results:
-        """Score the model on ``DATASETS.TEST``; ``{}`` without one, and but on the main process."""
+        """Score the model on ``DATASETS.TEST``; ``{}`` without one, and but on the main process.
+
+        Raises:
+            MrsslError: ``MRSSL.SOLVER.BEST_METRIC`` is not among the results.
+        """
         if not self.data.test:
             return {}
         self._last_eval_results = score(self.deployed, self.data)
+        if is_main_process():
+            get_metric(self._last_eval_results, self.best_metric)
         return self._last_eval_results
 
     @classmethod

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from argparse import Namespace
 
-import torch
-
 from mrssl.config import load_cfg
+from mrssl.engines.device import with_device
 from mrssl.engines.launching import Processes, launch_processes
 from mrssl.engines.torchvision.main import main
 
@@ -17,12 +16,12 @@ def launch(args: Namespace) -> None:
     Raises:
         MrsslError: a configuration or data that cannot be used.
     """
-    cfg = load_cfg(args.config_file, args.opts)
+    cfg = with_device(load_cfg(args.config_file, args.opts))
     processes = Processes(
         per_machine=args.num_gpus,
         machines=args.num_machines,
         machine_rank=args.machine_rank,
         url=args.dist_url,
-        cuda=cfg.MODEL.DEVICE.startswith("cuda") and torch.cuda.is_available(),
+        cuda=cfg.MODEL.DEVICE.startswith("cuda"),
     )
     launch_processes(main, processes, (cfg, args))

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from argparse import Namespace
 from pathlib import Path
 
-import torch
 from fvcore.common.config import CfgNode
 
 from mrssl.checkpoint import load_strict
 from mrssl.engines.datasets import RunData
+from mrssl.engines.device import with_device
 from mrssl.engines.distributed import get_rank, get_world_size, is_main_process
 from mrssl.engines.output import prepare_output, write_subjects
 from mrssl.engines.torchvision.batches import collate_with_truth
 from mrssl.engines.torchvision.evaluation import evaluate
-from mrssl.engines.torchvision.model import build_model
+from mrssl.engines.torchvision.model import build_model, check_names
 from mrssl.engines.torchvision.trainer import Trainer
 from mrssl.evaluation import Results, print_table, write_results
 
@@ -28,7 +27,8 @@ def main(cfg: CfgNode, args: Namespace) -> Results:
     Returns:
         The last evaluation's results; ``{}`` on all but the main process.
     """
-    cfg = _with_device(cfg)
+    cfg = with_device(cfg)
+    check_names(cfg)
     prepare_output(cfg, resume=args.resume or args.eval_only)
     results = evaluate_only(cfg) if args.eval_only else Trainer(cfg, resume=args.resume).train()
     if results and is_main_process():
@@ -50,18 +50,3 @@ def evaluate_only(cfg: CfgNode) -> Results:
     results = evaluate(model, loader, evaluator)
     write_subjects(cfg, evaluator)
     return results
-
-
-def _with_device(cfg: CfgNode) -> CfgNode:
-    """The device that this process has: its own GPU of several, the CPU without CUDA."""
-    if not cfg.MODEL.DEVICE.startswith("cuda"):
-        return cfg
-    cfg = cfg.clone()
-    cfg.defrost()
-    if torch.cuda.is_available():
-        if "LOCAL_RANK" in os.environ:
-            cfg.MODEL.DEVICE = f"cuda:{os.environ['LOCAL_RANK']}"
-    else:
-        cfg.MODEL.DEVICE = "cpu"
-    cfg.freeze()
-    return cfg

@@ -11,14 +11,18 @@ import torch
 from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 
-from mrssl.config import WHOLE_SLICE_RESTORATION, restores_whole_slices
+from mrssl.config import (
+    DISTORTION_ROI_HEADS,
+    WHOLE_SLICE_RESTORATION,
+    ConfigError,
+    restores_whole_slices,
+)
 from mrssl.engines.samples import restored_slice
 from mrssl.engines.torchvision.backbone import build_backbone
 from mrssl.engines.torchvision.images import SliceModel
 from mrssl.engines.torchvision.roi_heads import DistortionROIHeads, build_roi_heads
 from mrssl.engines.torchvision.rpn import SeededRPN, build_rpn
 from mrssl.engines.torchvision.whole_slice import WholeSliceRestoration, build_whole_slice
-from mrssl.errors import MrsslError
 from mrssl.modeling import paste_rois
 
 
@@ -124,13 +128,9 @@ def build_model(cfg: CfgNode, num_types: int = 0) -> MaskRCNN | WholeSliceRestor
     Raises:
         MrsslError: a key has a value that this engine does not offer.
     """
+    check_names(cfg)
     if restores_whole_slices(cfg):
         return build_whole_slice(cfg)
-    if cfg.MODEL.META_ARCHITECTURE != "GeneralizedRCNN":
-        raise MrsslError(
-            f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE!r}: the torchvision engine has "
-            f"'GeneralizedRCNN' and {WHOLE_SLICE_RESTORATION!r}"
-        )
     return MaskRCNN(
         backbone=build_backbone(cfg),
         rpn=build_rpn(cfg),
@@ -138,3 +138,26 @@ def build_model(cfg: CfgNode, num_types: int = 0) -> MaskRCNN | WholeSliceRestor
         pixel_mean=cfg.MODEL.PIXEL_MEAN,
         pixel_std=cfg.MODEL.PIXEL_STD,
     )
+
+
+def check_names(cfg: CfgNode) -> None:
+    """See that the keys that choose the model's design name one of this engine's.
+
+    They decide what the data must be, and so come before these.
+
+    Raises:
+        ConfigError: they do not.
+    """
+    for key, name, known in (
+        (
+            "META_ARCHITECTURE",
+            cfg.MODEL.META_ARCHITECTURE,
+            ("GeneralizedRCNN", WHOLE_SLICE_RESTORATION),
+        ),
+        ("ROI_HEADS.NAME", cfg.MODEL.ROI_HEADS.NAME, ("StandardROIHeads", DISTORTION_ROI_HEADS)),
+    ):
+        if name not in known:
+            raise ConfigError(
+                f"MODEL.{key} {name!r}: the torchvision engine has "
+                + " and ".join(map(repr, known))
+            )

@@ -55,21 +55,6 @@ def pretrained(make_config: MakeConfig, tmp_path_factory: pytest.TempPathFactory
     return folder
 
 
-@pytest.fixture(autouse=True)
-def _own_logging() -> Any:
-    """Detectron2 adds a handler for each folder of a run to loggers that live on."""
-    import logging
-
-    from detectron2.utils.logger import setup_logger
-
-    yield
-    for name in ("detectron2", "fvcore"):
-        for handler in list(logging.getLogger(name).handlers):
-            handler.close()
-            logging.getLogger(name).removeHandler(handler)
-    setup_logger.cache_clear()
-
-
 def tensors_equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor], atol: float) -> None:
     assert a.keys() == b.keys()
     for name in a:

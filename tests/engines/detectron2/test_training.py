@@ -193,6 +193,14 @@ def test_training_ends_early_where_nothing_betters(make_config: MakeConfig, tmp_
     assert final["trainer"]["hooks"]["BestCheckpointer"]["evaluations_since_best"] == 2
 
 
+def test_a_metric_that_nothing_has_is_named(make_config: MakeConfig, tmp_path: Path) -> None:
+    from mrssl.engines.detectron2 import MRITrainer
+
+    cfg = make_config("finetune", tmp_path, "MRSSL.SOLVER.BEST_METRIC", "dice/mean")
+    with pytest.raises(MrsslError, match=r"no metric 'dice/mean'.*dice/dice"):
+        MRITrainer(cfg).evaluate()
+
+
 def test_a_loss_that_is_not_finite_names_itself_and_the_slices(
     make_config: MakeConfig, tmp_path: Path
 ) -> None:

@@ -1,0 +1,37 @@
+"""The device that a process of a run computes on."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+from fvcore.common.config import CfgNode
+
+from mrssl.config import ConfigError
+
+
+def with_device(cfg: CfgNode) -> CfgNode:
+    """``cfg`` with the device that is there: of several GPUs this process's, without any the CPU.
+
+    Raises:
+        ConfigError: ``MODEL.DEVICE`` names none.
+    """
+    try:
+        kind = torch.device(cfg.MODEL.DEVICE).type
+    except RuntimeError as error:
+        raise ConfigError(
+            f"MODEL.DEVICE {cfg.MODEL.DEVICE!r}: no device; 'cuda' and 'cpu' are"
+        ) from error
+    if kind != "cuda":
+        return cfg
+    cfg = cfg.clone()
+    cfg.defrost()
+    if not torch.cuda.is_available():
+        cfg.MODEL.DEVICE = "cpu"
+    elif "LOCAL_RANK" in os.environ:
+        cfg.MODEL.DEVICE = f"cuda:{os.environ['LOCAL_RANK']}"
+    cfg.freeze()
+    return cfg
+
+
+__all__ = ["with_device"]
