@@ -94,7 +94,8 @@ def add_mrssl_config(cfg: CN) -> None:
     node.PRETEXT.CLEAN_SHARE = 0.1  # slices left undistorted
     node.PRETEXT.TOLERANCE = 0.02  # a pixel counts as changed beyond this difference, in [0, 1]
     node.PRETEXT.MIN_CHANGED = 0.1  # share of the region that must change, else it is drawn again
-    # Distortion types, or ("all",); weights of equal length, or () for equal shares.
+    # Distortion types, or ("all",). How often each is drawn: WEIGHTS of equal length, or () for as
+    # often as it is named: ("all", "motion") draws motion twice as often as any other.
     node.PRETEXT.DISTORTIONS = ("all",)
     node.PRETEXT.WEIGHTS = ()
     node.PRETEXT.COMPOSE = (1, 1)  # distortions a region, inclusive

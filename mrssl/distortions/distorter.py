@@ -97,13 +97,19 @@ class Distorter:
 
     @classmethod
     def from_config(cls, cfg: Any) -> Distorter:
-        """Read the keys of ``cfg.MRSSL.PRETEXT``; weights follow the order of the names there."""
+        """Read the keys of ``cfg.MRSSL.PRETEXT``.
+
+        ``WEIGHTS`` follow the order of the names in ``DISTORTIONS``, or of the registry for
+        "all". Without them a type counts as often as it is named.
+        """
         node = cfg.MRSSL.PRETEXT
-        distortions = build_distortions(node.DISTORTIONS)
-        weights = list(node.WEIGHTS)
-        if weights and "all" not in node.DISTORTIONS:
-            _check("WEIGHTS", len(weights) == len(node.DISTORTIONS))
-            by_name = dict(zip(node.DISTORTIONS, weights, strict=True))
+        names, weights = list(node.DISTORTIONS), list(node.WEIGHTS)
+        distortions = build_distortions(names)
+        if not weights:
+            weights = [float(names.count("all") + names.count(d.name)) for d in distortions]
+        elif "all" not in names:
+            _check("WEIGHTS", len(weights) == len(names) == len(distortions))
+            by_name = dict(zip(names, weights, strict=True))
             weights = [by_name[d.name] for d in distortions]
         key = "MRSSL.PRETEXT.{}_CURRICULUM"
         return cls(
