@@ -66,7 +66,9 @@ def test_a_pretraining_run_leaves_what_it_should(pretrained: Path) -> None:
     } <= set(rows[0])  # fmt: skip
     results = json.loads((pretrained / "inference" / "results.json").read_text())
     assert {"localization", "type", "restoration"} <= set(results)
-    assert list(pretrained.glob("events.out.tfevents.*"))
+    events = EventAccumulator(str(pretrained)).Reload()
+    assert [picture.step for picture in events.Images("samples")] == [6]
+    assert "loss_restoration" in events.Tags()["scalars"]
     checkpoint = load_checkpoint(pretrained / "model_final.pth")
     assert checkpoint["mrssl"]["task"] == "pretrain"
     page = (pretrained / "summary.html").read_text()
@@ -164,6 +166,18 @@ def test_transferred_parameters_can_be_frozen_and_slowed(
     assert not torch.equal(stem, start)
 
 
+def test_a_metric_that_nothing_has_is_named(
+    repository_root: Path, phantom: Path, tmp_path: Path
+) -> None:
+    trainer = Trainer(
+        config(
+            repository_root, FINETUNE, phantom, tmp_path, "MRSSL.SOLVER.BEST_METRIC", "dice/mean"
+        )
+    )
+    with pytest.raises(MrsslError, match=r"no metric 'dice/mean'.*dice/dice"):
+        trainer._keep_best({"dice": {"dice": 0.5}})
+
+
 def test_a_loss_that_is_not_finite_names_itself_and_the_slices(
     repository_root: Path, phantom: Path, tmp_path: Path
 ) -> None:
@@ -207,36 +221,6 @@ def test_an_average_is_what_is_scored_and_saved_and_survives_a_resume(
     again = run(scored, eval_only=True)
     for task, values in results.items():
         assert again[task] == pytest.approx(values, nan_ok=True, abs=0, rel=0)
-
-
-def test_training_ends_early_where_nothing_betters(
-    repository_root: Path, phantom: Path, tmp_path: Path
-) -> None:
-    cfg = config(
-        repository_root, FINETUNE, phantom, tmp_path,
-        "TEST.EVAL_PERIOD", 1, "MRSSL.SOLVER.PATIENCE", 2,
-        "MRSSL.SOLVER.BEST_METRIC", "hd95/missed",  # at its worst from the start
-    )  # fmt: skip
-    run(cfg)
-    assert [r["iteration"] for r in metrics(tmp_path) if "hd95/missed" in r] == [1, 2, 3]
-    final = load_checkpoint(tmp_path / "model_final.pth")
-    assert final["iteration"] == 3  # the first evaluation is the best, two more do not better it
-    assert final["evaluations_since_best"] == 2
-    assert load_checkpoint(tmp_path / "model_best.pth")["iteration"] == 1
-    pictures = EventAccumulator(str(tmp_path)).Reload().Images("samples")
-    assert [picture.step for picture in pictures] == [1, 2, 3]
-
-
-def test_a_metric_that_nothing_has_is_named(
-    repository_root: Path, phantom: Path, tmp_path: Path
-) -> None:
-    trainer = Trainer(
-        config(
-            repository_root, FINETUNE, phantom, tmp_path, "MRSSL.SOLVER.BEST_METRIC", "dice/mean"
-        )
-    )
-    with pytest.raises(MrsslError, match=r"no metric 'dice/mean'.*dice/dice"):
-        trainer._keep_best({"dice": {"dice": 0.5}})
 
 
 @pytest.mark.slow
