@@ -49,8 +49,8 @@ def benchmark_detectron2(
     stock.load_state_dict(ours.state_dict(), strict=False)
     with EventStorage():
         step = ratio(
-            step_of(ours.train(), lambda: ours(batch)),
-            step_of(stock.train(), lambda: stock(batch)),
+            step_of(cfg, ours.train(), lambda: ours(batch), bfloat16=False),
+            step_of(cfg, stock.train(), lambda: stock(batch), bfloat16=False),
             rounds,
         )
     ours.eval(), stock.eval()

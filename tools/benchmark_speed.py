@@ -98,8 +98,8 @@ def step_ratio_torchvision(cfg: Any, rounds: int, weights: Path | None = None) -
     kept = ("boxes", "labels", "masks")
     targets = [{k: x["targets"][k].to(device) for k in kept} for x in inputs]
     return ratio(
-        step_of(ours, lambda: ours(inputs)),
-        step_of(stock, lambda: stock(images, targets)),
+        step_of(cfg, ours, lambda: ours(inputs)),
+        step_of(cfg, stock, lambda: stock(images, targets)),
         rounds,
     )
 

@@ -15,6 +15,7 @@ import torch
 from fuzz_distortions import phantom_slice
 from mrssl.checkpoint import load_checkpoint
 from mrssl.data.mapper import SliceMapper
+from mrssl.engines.solver import mixed_precision
 
 
 class PhantomVolumes:
@@ -52,14 +53,32 @@ def load_weights(model: torch.nn.Module, path: Path | None, convert: Callable = 
         model.load_state_dict(convert(load_checkpoint(path)["model"]), strict=False)
 
 
-def step_of(model: torch.nn.Module, losses_of: Callable[[], dict[str, torch.Tensor]]) -> Callable:
-    """A training step: forward, backward, update."""
+def step_of(
+    cfg: Any,
+    model: torch.nn.Module,
+    losses_of: Callable[[], dict[str, torch.Tensor]],
+    *,
+    bfloat16: bool = True,
+) -> Callable[[], None]:
+    """A training step: forward and backward in the precision that training takes, update.
+
+    Args:
+        cfg: its ``SOLVER.AMP``, for our model and the stock one alike.
+        model: what is trained.
+        losses_of: its forward pass.
+        bfloat16: as the engine has it, see :func:`mrssl.engines.solver.mixed_precision`.
+    """
     optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=1e-5)
+    autocast, scaler = mixed_precision(cfg, torch.device(cfg.MODEL.DEVICE), bfloat16=bfloat16)
+    scaler = scaler or torch.amp.GradScaler(cfg.MODEL.DEVICE, enabled=False)
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
-        torch.stack(list(losses_of().values())).sum().backward()
-        optimizer.step()
+        with autocast():
+            losses = losses_of()
+        scaler.scale(torch.stack([loss.float() for loss in losses.values()]).sum()).backward()
+        scaler.step(optimizer)
+        scaler.update()
         if torch.cuda.is_available():
             torch.cuda.synchronize()
 

@@ -6,6 +6,7 @@ D ``conv_dim``.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from mrssl.modeling.layers import ConvNormReLU, space_to_depth, upsample2
@@ -64,7 +65,13 @@ class RegionEncoder(nn.Module):
         Returns:
             float (R, D, T/2, T/2), of the pixels alone, and float (R, 2 D, T/4, T/4), of all three.
         """
-        half = self.pixels(space_to_depth(pixels))
+        # With channels last, few of them as here, a CPU resamples five times as fast and convolves
+        # faster; all that comes of these tensors, in the heads too, keeps their format.
+        blocks, fine, context = (
+            x.contiguous(memory_format=torch.channels_last)
+            for x in (space_to_depth(pixels), fine, context)
+        )
+        half = self.pixels(blocks)
         quarter = self.quarter(self.down(half) + self.fine(fine))
         eighth = self.eighth(self.down_again(quarter) + self.context(context))
         return half, self.joint(quarter + upsample2(eighth))

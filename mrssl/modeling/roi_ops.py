@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 
 
 def crop_rois(
@@ -32,8 +33,38 @@ def crop_rois(
 
     # ROIAlign has no bfloat16 kernel on every device, and halves need no other care.
     boxes = [b.float() for b in boxes]
-    crops = roi_align(maps.float(), boxes, size, 1.0 / stride, samples, aligned=True)
+    if samples == 1:
+        crops = _sample_rois(maps.float(), boxes, size, stride)
+    else:
+        crops = roi_align(maps.float(), boxes, size, 1.0 / stride, samples, aligned=True)
     return crops.to(maps.dtype)
+
+
+def _sample_rois(maps: Tensor, boxes: Sequence[Tensor], size: int, stride: float) -> Tensor:
+    """ROIAlign with one sample a cell, by ``grid_sample``.
+
+    On a CPU its backward pass takes a quarter of ROIAlign's. All slices are sampled at once, those
+    with fewer boxes than others at empty ones besides, which are left out afterwards.
+    """
+    counts = [len(b) for b in boxes]
+    most = max(counts)
+    edges = pad_sequence(list(boxes), batch_first=True)[..., None] / stride  # (B, most, 4, 1)
+    middles = (torch.arange(size, device=maps.device) + 0.5) / size
+    points = edges[:, :, :2] + (edges[:, :, 2:] - edges[:, :, :2]) * middles  # (B, most, 2, S)
+    extent = points.new_tensor([[maps.shape[3]], [maps.shape[2]]])
+    x, y = (2.0 * points / extent - 1.0).unbind(2)
+    grid = torch.stack(torch.broadcast_tensors(x[:, :, None, :], y[:, :, :, None]), dim=-1)
+    crops = F.grid_sample(
+        maps, grid.flatten(1, 2), padding_mode="border", align_corners=False
+    )  # (B, C, most S, S)
+    # As ROIAlign has it: the border goes on for half a cell, and beyond it all is zero.
+    seen_x, seen_y = ((points - extent / 2).abs() <= extent / 2 + 0.5).unbind(2)
+    seen = (seen_y[:, :, :, None] & seen_x[:, :, None, :])[:, :, None]
+    crops = (crops.unflatten(2, (most, size)).transpose(1, 2) * seen).flatten(0, 1)
+    if min(counts) == most:
+        return crops
+    kept = [slice_ * most + roi for slice_, n in enumerate(counts) for roi in range(n)]
+    return crops.index_select(0, torch.tensor(kept, dtype=torch.int64, device=maps.device))
 
 
 def expand_boxes(boxes: Tensor, factor: float) -> Tensor:

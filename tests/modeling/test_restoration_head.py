@@ -87,6 +87,13 @@ def test_ssim_against_double_precision(wave, window):
     np.testing.assert_allclose(ssim_map(a, b, window), expected, atol=1e-3)
 
 
+def test_ssim_is_in_float32_under_autocast(wave):
+    a, b = wave(2, 20, 20), wave(2, 20, 20, phase=1.0)
+    expected = ssim_map(a, b)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(ssim_map(a, b), expected)
+
+
 def test_ssim_agrees_with_the_evaluators_kind():
     """A Gaussian window of 1.5 pixels' deviation, a uniform one of 5: near, but not the same."""
     rows = torch.linspace(0, 6, 48)

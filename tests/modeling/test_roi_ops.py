@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
+from torchvision.ops import roi_align
 
 from mrssl.modeling import crop_rois, paste_rois, restore_slice, select_rois
 
@@ -62,9 +63,30 @@ def test_crops_come_in_the_order_of_the_slices(wave):
     torch.testing.assert_close(crops[2], crop_rois(maps[2:], [box], 5, 1)[0])
 
 
+@pytest.mark.parametrize("samples", [1, 2])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_crops_keep_the_precision_of_their_maps(dtype):
-    assert crop_rois(ramp(32, 4).to(dtype), [torch.zeros(0, 4)], 7, 4).dtype == dtype
+def test_crops_keep_the_precision_of_their_maps(dtype, samples):
+    crops = crop_rois(ramp(32, 4).to(dtype), [torch.zeros(0, 4)], 7, 4, samples)
+    assert crops.dtype == dtype and crops.shape == (0, 2, 7, 7)
+
+
+@pytest.mark.parametrize("counts", [(3, 3), (1, 4), (0, 2), (5, 0)])
+@pytest.mark.parametrize("stride", [1, 4])
+def test_single_samples_are_roi_aligns(wave, stride, counts):
+    """With as many boxes in every slice or not, within the slice, across its border, beyond it."""
+    rng = np.random.default_rng(sum(counts))
+    corners = rng.uniform(-24, 88, (sum(counts), 2, 2))
+    boxes = torch.from_numpy(np.concatenate([corners.min(1), corners.max(1)], 1)).float()
+    maps = [wave(2, 3, 64 // stride, 48 // stride).requires_grad_() for _ in range(2)]
+    crops = [
+        crop_rois(maps[0], list(boxes.split(counts)), 7, stride, samples=1),
+        roi_align(maps[1], list(boxes.split(counts)), 7, 1 / stride, 1, aligned=True),
+    ]
+    torch.testing.assert_close(*crops, rtol=0, atol=1e-4)
+    assert crops[1].eq(0).any() and crops[1].ne(0).any()
+    for crop in crops:
+        (crop * wave(*crop.shape, phase=3.0)).sum().backward()
+    torch.testing.assert_close(maps[0].grad, maps[1].grad, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("seed", range(20))
