@@ -76,7 +76,9 @@ def add_mrssl_config(cfg: CN) -> None:
     node.AUGMENT = make()
     node.AUGMENT.SCALE = (0.85, 1.2)  # zoom about the centre
     node.AUGMENT.ROTATE = 10.0  # degrees, +-
-    node.AUGMENT.TRANSLATE = 0.05  # share of the side, +-
+    # Share of the side, +-. With 0.05 a detector learns where in the picture a structure is wont to
+    # lie: moved by a sixth of the side, it then named seven vertebral columns of 16 one level off.
+    node.AUGMENT.TRANSLATE = 0.15
     node.AUGMENT.GAMMA = (0.7, 1.4)
     node.AUGMENT.CONTRAST = (0.8, 1.2)
     node.AUGMENT.PRETRAIN = False  # the same geometric and intensity changes before distorting
