@@ -1,14 +1,10 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
@@ -206,39 +202,6 @@ def test_an_average_is_what_is_scored_and_saved_and_survives_a_resume(
     again = run(scored, eval_only=True)
     for task, values in results.items():
         assert again[task] == pytest.approx(values, nan_ok=True, abs=0, rel=0)
-
-
-@pytest.mark.slow
-def test_several_processes_do_what_one_does_with_the_whole_batch(
-    repository_root: Path, phantom: Path, tmp_path: Path
-) -> None:
-    script = Path(__file__).with_name("gradients.py")
-    arguments = [str(repository_root / PRETRAIN), str(phantom)]
-    environment = os.environ | {"PYTHONPATH": str(repository_root), "OMP_NUM_THREADS": "1"}
-    for count in (1, 2, 4):
-        launcher = [sys.executable]
-        if count > 1:
-            launcher += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={count}"]
-        subprocess.run(
-            [*launcher, str(script), *arguments, str(tmp_path / f"{count}.npz")],
-            check=True,
-            env=environment,
-            timeout=600,
-        )
-    one = np.load(tmp_path / "1.npz")
-    told = json.loads((tmp_path / "1.npz.json").read_text())
-    scale = max(np.abs(one[name]).max() for name in one.files)
-    for count in (2, 4):
-        several = np.load(tmp_path / f"{count}.npz")
-        assert set(one.files) == set(several.files)
-        for name in one.files:
-            np.testing.assert_allclose(
-                several[name], one[name], atol=1e-5 * max(scale, 1.0), err_msg=name
-            )
-        theirs = json.loads((tmp_path / f"{count}.npz.json").read_text())
-        assert theirs["losses"] == pytest.approx(told["losses"], abs=1e-5)
-        # To the last digit, NaN (written as such) included.
-        assert json.dumps(theirs["results"]) == json.dumps(told["results"])
 
 
 @pytest.mark.parametrize(
