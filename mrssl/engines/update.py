@@ -37,11 +37,25 @@ def seed_step(seed: int, iteration: int, rank: int) -> None:
 
 
 def accelerate(cfg: CfgNode, model: nn.Module) -> None:
-    """What ``MRSSL.SOLVER.CHANNELS_LAST`` and ``COMPILE`` ask for, in place; names stay."""
+    """What ``MRSSL.SOLVER.CHANNELS_LAST`` and ``COMPILE`` ask for, in place; names stay.
+
+    Raises:
+        ConfigError: this machine cannot compile, for want of a C++ compiler, say.
+    """
     if cfg.MRSSL.SOLVER.CHANNELS_LAST:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if cfg.MRSSL.SOLVER.COMPILE:
+        _check_compiler(torch.device(cfg.MODEL.DEVICE))
         model.backbone.compile()  # type: ignore[operator,union-attr]
+
+
+def _check_compiler(device: torch.device) -> None:
+    """Compile next to nothing: the model itself is compiled in its first step only."""
+    try:
+        torch.compile(torch.neg)(torch.zeros(1, device=device))
+    except RuntimeError as error:
+        why = str(error).strip().splitlines()[0]
+        raise ConfigError(f"MRSSL.SOLVER.COMPILE: torch.compile fails here: {why}") from error
 
 
 class Update:

@@ -255,8 +255,9 @@ class Pictures(HookBase):
 class Throughput(HookBase):
     """``images_per_second``, ``data_share``, ``overhead_share``, ``gpu_memory_mib`` as metrics.
 
-    It stands first, so that all other hooks count as overhead, the share of the time that is
-    neither spent waiting for data nor in the step.
+    Of the hooks that act after a step it stands first, and of those that act before one last, so
+    that all others count as overhead, the share of the time that is neither spent waiting for data
+    nor in the step.
 
     Args:
         images: of an iteration, over all processes.

@@ -30,7 +30,7 @@ from mrssl.engines.detectron2.checkpointing import MRICheckpointer
 from mrssl.engines.detectron2.config import with_device
 from mrssl.engines.detectron2.dataset_mapper import MRIDatasetMapper, to_input
 from mrssl.engines.detectron2.evaluation import SliceDatasetEvaluator, to_prediction
-from mrssl.engines.detectron2.event_writers import MetricsWriter, ProgressPrinter, WandBWriter
+from mrssl.engines.detectron2.event_writers import MetricsWriter, WandBWriter, progress_writer
 from mrssl.engines.detectron2.hooks import (
     AverageWeights,
     BestCheckpointer,
@@ -215,9 +215,9 @@ class MRITrainer(DefaultTrainer):
         cfg = self.cfg
         period = cfg.TEST.EVAL_PERIOD
         found: list[HookBase] = [
+            SeededSteps(self.seed),
             Throughput(cfg.SOLVER.IMS_PER_BATCH),
             hooks.IterationTimer(),
-            SeededSteps(self.seed),
         ]
         found += [hooks.LRScheduler(), AverageWeights(self.average)]
         period_of_pictures = cfg.MRSSL.PICTURE_PERIOD or period
@@ -247,7 +247,7 @@ class MRITrainer(DefaultTrainer):
     def build_writers(self) -> list[EventWriter]:
         """The terminal, ``metrics.json`` and TensorBoard, from this run's first iteration on."""
         writers: list[EventWriter] = [
-            ProgressPrinter(self.max_iter),
+            progress_writer(self.max_iter, start_iteration=self.start_iter),
             MetricsWriter(self.folder / "metrics.json", start_iteration=self.start_iter),
         ]
         if self.cfg.MRSSL.WANDB_PROJECT:

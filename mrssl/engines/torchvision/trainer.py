@@ -212,8 +212,7 @@ class Trainer:
         cfg = self.cfg
         with self.clock.waiting():
             inputs = next(batches)
-        with self.clock.working(cfg.SOLVER.IMS_PER_BATCH):
-            losses = self.step(inputs)
+        losses = self.step(inputs)
         done = self.iteration
         log.step(losses)
         if done % cfg.MRSSL.LOG_PERIOD == 0 or done == last:
@@ -241,7 +240,8 @@ class Trainer:
         self.skipped.note(inputs)
         seed_step(self.seed, self.iteration, get_rank())
         self._freeze_transferred()
-        losses, figures = self.update(inputs, self.iteration)
+        with self.clock.working(self.cfg.SOLVER.IMS_PER_BATCH):
+            losses, figures = self.update(inputs, self.iteration)
         self.scheduler.step()
         if self.average is not None:
             self.average.update_parameters(self.model)

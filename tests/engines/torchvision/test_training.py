@@ -204,6 +204,24 @@ def test_an_average_is_what_is_scored_and_saved_and_survives_a_resume(
         assert again[task] == pytest.approx(values, nan_ok=True, abs=0, rel=0)
 
 
+def test_training_ends_early_where_nothing_betters(
+    repository_root: Path, phantom: Path, tmp_path: Path
+) -> None:
+    cfg = config(
+        repository_root, FINETUNE, phantom, tmp_path,
+        "TEST.EVAL_PERIOD", 1, "SOLVER.CHECKPOINT_PERIOD", 2, "MRSSL.SOLVER.PATIENCE", 2,
+        "MRSSL.SOLVER.BEST_METRIC", "hd95/missed",  # at its worst from the start
+    )  # fmt: skip
+    run(cfg)
+    # The first evaluation is the best, two more do not better it.
+    assert load_checkpoint(tmp_path / "model_best.pth")["iteration"] == 1
+    final = load_checkpoint(tmp_path / "model_final.pth")
+    assert (final["iteration"], final["evaluations_since_best"]) == (3, 2)
+    (tmp_path / "model_final.pth").unlink()
+    trainer = Trainer(cfg, resume=True)  # the count goes on
+    assert (trainer.iteration, trainer.evaluations_since_best) == (2, 1)
+
+
 @pytest.mark.parametrize(
     ("overrides", "tasks"),
     [
