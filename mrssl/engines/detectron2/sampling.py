@@ -48,7 +48,10 @@ class SeededSampling:
 
 @PROPOSAL_GENERATOR_REGISTRY.register()
 class SeededRPN(SeededSampling, RPN):
-    """``RPN`` whose sample of anchors follows from the image; its losses are shared as they are."""
+    """``RPN`` whose sample of anchors follows from the image.
+
+    Its losses need nothing: they are sums over a number of anchors that every image has.
+    """
 
     def label_and_sample_anchors(self, *args: Any, **kwargs: Any) -> Any:
         """See ``RPN``."""
