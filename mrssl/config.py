@@ -147,6 +147,10 @@ def add_mrssl_config(cfg: CN) -> None:
     # Instances with a lower score are left out of the volumes that Dice and distances are measured
     # on. A detector that was trained briefly is sure of nothing: then 0.5 leaves hardly any.
     node.EVALUATION.SCORE_THRESHOLD = 0.5
+    # Name the structures of a volume together, by scores and by where the classes lie to each other
+    # in the training volumes, instead of each slice by itself. For several classes of which each
+    # stands once in a volume; without effect on one class, or where INSTANCES is "component".
+    node.EVALUATION.JOINT_NAMES = False
 
     # -- training ---------------------------------------------------------------------------------
     node.SOLVER = make()

@@ -22,6 +22,7 @@ Grid = dict[str, dict[str, dict[int, Row]]]
 _FURTHER = {
     "Dice, foreground": ("dice_foreground", 3),
     "Dice, instances": ("dice_instances", 3),
+    "Dice, slice by slice": ("dice_slicewise", 3),
     "HD95, mm": ("hd95", 1),
     "mask AP": ("ap", 3),
     "s": ("seconds", 0),
@@ -104,7 +105,8 @@ def markdown(rows: Sequence[Row], pretrainings: Sequence[Row]) -> str:
 
 
 _FURTHER_NOTE = (
-    "Foreground: all classes merged. Instances: a wrong class is forgiven. HD95 of a structure "
+    "Foreground: all classes merged. Instances: a wrong class is forgiven. Slice by "
+    "slice: Dice without joint names (`MRSSL.EVALUATION.JOINT_NAMES`). HD95 of a structure "
     "missed altogether is the volume's diagonal. To scratch: iterations after which Dice on held-"
     "out training subjects reached what scratch ended with, mean over the seeds that did, of all "
     "iterations; seeds in brackets. s: seconds of training."

@@ -106,8 +106,10 @@ def scores(folder: Path) -> Row:
 
     Returns:
         ``dice`` (mean over subjects and classes), ``dice_per_class``, ``dice_per_subject``,
-        ``dice_foreground`` (classes merged), ``dice_instances`` (names forgiven), ``hd95`` in mm,
-        ``hd95_missed`` (structures missed altogether, summed), ``ap``, ``ap50`` of masks.
+        ``dice_foreground`` (classes merged), ``dice_instances`` (names forgiven),
+        ``dice_slicewise`` (each slice named by itself; None where that is how ``dice`` is got),
+        ``hd95`` in mm, ``hd95_missed`` (structures missed altogether, summed), ``ap``, ``ap50`` of
+        masks.
     """
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     subjects = json.loads((folder / "per_subject.json").read_text(encoding="utf-8"))
@@ -116,6 +118,7 @@ def scores(folder: Path) -> Row:
         "dice": dice["dice"],
         "dice_foreground": dice["foreground"],
         "dice_instances": dice["instances"],
+        "dice_slicewise": dice.get("slicewise"),
         "dice_per_class": {
             name.removeprefix("dice-"): value
             for name, value in dice.items()

@@ -47,6 +47,8 @@ class Provenance:
             ``dataset.json`` names goes by an alias, since it might bear a patient's name.
         intensities: between which raw intensities they lie, see
             :func:`mrssl.data.statistics.intensity_summary`.
+        class_layout: where the classes lie to each other, see
+            :meth:`mrssl.structures.ClassLayout.to_dict`.
         iteration: optimiser steps taken.
         model_config: the ``MODEL`` node and ``INPUT.FORMAT`` as plain types, with stock
             Detectron2's keys; :mod:`mrssl.checkpoint.export` writes it beside an export.
@@ -67,6 +69,7 @@ class Provenance:
     backbone_norm: str = ""
     data: tuple[str, ...] = ()
     intensities: dict[str, Any] = field(default_factory=dict)
+    class_layout: dict[str, Any] = field(default_factory=dict)
     iteration: int | None = None
     model_config: dict[str, Any] = field(default_factory=dict)
 
@@ -79,6 +82,7 @@ class Provenance:
         class_names: Sequence[str],
         type_names: Sequence[str] = (),
         intensities: Mapping[str, Any] | None = None,
+        class_layout: Mapping[str, Any] | None = None,
         iteration: int | None = None,
     ) -> Provenance:
         """The provenance of a model built from ``cfg`` (either engine's, ``MRSSL`` included)."""
@@ -95,6 +99,7 @@ class Provenance:
             backbone_norm=cfg.MODEL.RESNETS.NORM,
             data=tuple(_data_name(name) for name in cfg.DATASETS.TRAIN),
             intensities=_plain(intensities or {}),
+            class_layout=_plain(class_layout or {}),
             iteration=iteration,
             model_config={
                 "MODEL": _plain(
@@ -271,6 +276,7 @@ _CHECKS = {
     "backbone_norm": _text,
     "data": _texts,
     "intensities": _config,
+    "class_layout": _config,
     "iteration": _count,
     "model_config": _config,
 }

@@ -1,4 +1,4 @@
-"""The intensities a model is trained on, in a few numbers that travel with its weights."""
+"""What a model is trained on, in a few numbers that travel with its weights."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 
 from mrssl.data.cache import VolumeCache
+from mrssl.data.labels import ClassValues
+from mrssl.structures import ClassLayout
 
 #: Volumes that are looked at, evenly chosen.
 _MAX_VOLUMES = 32
@@ -29,12 +31,43 @@ def intensity_summary(records: Sequence[dict[str, Any]], cache: VolumeCache) -> 
     Raises:
         MrsslError: a volume cannot be read.
     """
-    by_volume = {(record["file_name"], record.get("series", "")): record for record in records}
-    volumes = list(by_volume.values())
-    chosen = np.unique(np.linspace(0, len(volumes) - 1, _MAX_VOLUMES).round().astype(int))
-    windows = np.array([cache.window(volumes[place]) for place in chosen])
+    windows = np.array([cache.window(record) for record in _some_volumes(records)])
     low, high = (np.percentile(limits, (0, 50, 100)).tolist() for limits in windows.T)
     return {"volumes": len(windows), "low": low, "high": high}
 
 
-__all__ = ["intensity_summary"]
+def class_layout(
+    records: Sequence[dict[str, Any]], cache: VolumeCache, class_values: Sequence[ClassValues]
+) -> ClassLayout:
+    """Where the classes lie to each other in labelled volumes.
+
+    Args:
+        records: standard dataset dicts; up to 32 of their volumes, evenly chosen, are looked at.
+        cache: reads the labels.
+        class_values: the label value (or values) of each class, in class order.
+
+    Raises:
+        MrsslError: a label cannot be read.
+    """
+    volumes = _some_volumes([record for record in records if record.get("label_file")])
+    places = np.full((2, len(volumes), len(class_values), 3), np.nan)
+    for volume, record in enumerate(volumes):
+        label = np.asarray(cache.label(record))
+        for index, values in enumerate(class_values):
+            voxels = np.argwhere(np.isin(label, values)) * np.asarray(record["spacing"])
+            if len(voxels):
+                places[:, volume, index] = voxels.mean(0), voxels.std(0)
+    return ClassLayout.measure(centers=places[0], sizes=places[1])
+
+
+def _some_volumes(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A dataset dict of each volume, or of as many as are looked at."""
+    by_volume = {(record["file_name"], record.get("series", "")): record for record in records}
+    volumes = list(by_volume.values())
+    if not volumes:
+        return []
+    chosen = np.unique(np.linspace(0, len(volumes) - 1, _MAX_VOLUMES).round().astype(int))
+    return [volumes[place] for place in chosen]
+
+
+__all__ = ["class_layout", "intensity_summary"]

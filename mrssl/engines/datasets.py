@@ -9,12 +9,13 @@ from typing import Any
 from fvcore.common.config import CfgNode
 from torch.utils.data import DataLoader
 
+from mrssl.checkpoint import Provenance, input_differences, load_checkpoint
 from mrssl.config import ConfigError, is_pretraining, restores_whole_slices
 from mrssl.data import Dataset, dataset_options, load_dataset
 from mrssl.data.loader import Batches, EvaluationSet, PositionSampler, SampleStream, build_loader
 from mrssl.data.mapper import SliceMapper
 from mrssl.data.records import PackedRecords
-from mrssl.data.statistics import intensity_summary
+from mrssl.data.statistics import class_layout, intensity_summary
 from mrssl.evaluation import (
     DistortionEvaluator,
     Evaluator,
@@ -22,6 +23,7 @@ from mrssl.evaluation import (
     pretext_evaluator,
     segmentation_evaluator,
 )
+from mrssl.structures import ClassLayout
 
 #: Detectron2's default of ``MODEL.ROI_HEADS.NUM_CLASSES``: nobody chose it for MRI.
 _UNSET_CLASSES = 80
@@ -34,6 +36,9 @@ class RunData:
         cfg: the configuration.
         seed: of the samples.
         training: describe ``DATASETS.TRAIN`` too.
+        trained: what the checkpoint to be used says of its own training data, where there are
+            none here.
+        labeled: False to take slices to segment, whose labels, if any, are ignored.
         load: describes one name or path; for names that only an engine knows.
 
     Attributes:
@@ -52,12 +57,16 @@ class RunData:
         *,
         seed: int = 0,
         training: bool = True,
+        trained: Provenance | None = None,
+        labeled: bool = True,
         load: Callable[..., Dataset] = load_dataset,
     ) -> None:
-        self.cfg, self.pretraining = cfg, is_pretraining(cfg)
-        self._load = load
+        self.cfg, self.pretraining, self._trained = cfg, is_pretraining(cfg), trained
+        self._load, self._labeled = load, labeled and not self.pretraining
         self._class_values: list[Any] = []
         self.class_names: list[str] = ["distorted"] if self.pretraining else []
+        if trained is not None and not labeled:
+            self.class_names = list(trained.class_names)
         if training and not cfg.DATASETS.TRAIN:
             raise ConfigError("DATASETS.TRAIN is empty: a folder of scans or a dataset.json")
         train = self._describe("DATASETS.TRAIN", training=True) if training else []
@@ -69,6 +78,35 @@ class RunData:
         self.type_names = list(distorter.type_names) if distorter else []
         self.seed = seed
 
+    @classmethod
+    def for_weights(
+        cls, cfg: CfgNode, *, labeled: bool = True, load: Callable[..., Dataset] = load_dataset
+    ) -> tuple[RunData, dict[str, Any]]:
+        """The test data for the checkpoint in ``MODEL.WEIGHTS``, and what that holds.
+
+        Where the checkpoint was trained on other input than ``cfg`` describes, that is printed.
+
+        Args:
+            cfg: the configuration.
+            labeled: see the class.
+            load: see the class.
+
+        Raises:
+            MrsslError: there are no weights, or the data cannot be used.
+        """
+        if not cfg.MODEL.WEIGHTS:
+            raise ConfigError("MODEL.WEIGHTS is empty: a checkpoint is needed")
+        if not cfg.DATASETS.TEST:
+            raise ConfigError("DATASETS.TEST is empty: there is nothing to evaluate on")
+        content = load_checkpoint(cfg.MODEL.WEIGHTS)
+        trained = Provenance.from_dict(content.get("mrssl", {}))
+        if not labeled and not trained.class_names:
+            raise ConfigError(f"{cfg.MODEL.WEIGHTS}: does not name its classes")
+        data = cls(cfg, training=False, trained=trained, labeled=labeled, load=load)
+        for line in input_differences(trained, cfg):
+            print(f"warning: {line}")
+        return data, content
+
     def _describe(self, key: str, *, training: bool) -> list[dict[str, Any]]:
         options = dataset_options(self.cfg)
         if not training:
@@ -76,14 +114,14 @@ class RunData:
         records: list[dict[str, Any]] = []
         node = self.cfg.DATASETS.TRAIN if training else self.cfg.DATASETS.TEST
         for name in node:
-            dataset = self._load(name, labeled=not self.pretraining, **options)
+            dataset = self._load(name, labeled=self._labeled, **options)
             self._check_classes(f"{key} {name}", dataset)
             offset = len(records)
             records += [{**d, "image_id": offset + i} for i, d in enumerate(dataset.dicts)]
         return records
 
     def _check_classes(self, where: str, dataset: Dataset) -> None:
-        if self.pretraining:
+        if not self._labeled:
             return
         if self.class_names and self.class_names != dataset.class_names:
             raise ConfigError(
@@ -105,6 +143,38 @@ class RunData:
     def train_intensities(self) -> dict[str, Any]:
         """For checkpoints: see :func:`~mrssl.data.statistics.intensity_summary`."""
         return intensity_summary(self.train, self.train_mapper.cache) if self.train else {}
+
+    @cached_property
+    def class_layout(self) -> ClassLayout | None:
+        """By which the structures of a volume are named together; None where they are not.
+
+        Raises:
+            MrsslError: it is asked for, and neither training data nor a checkpoint tell.
+        """
+        cfg, single = self.cfg.MRSSL, len(self.class_names) < 2
+        if self.pretraining or not cfg.EVALUATION.JOINT_NAMES:
+            return None
+        if single or cfg.DATA.INSTANCES == "component":
+            return None
+        if self.train:
+            return class_layout(self.train, self.train_mapper.cache, self._class_values)
+        if self._trained is not None and self._trained.class_layout:
+            return ClassLayout.from_dict(self._trained.class_layout)
+        raise ConfigError(
+            f"MRSSL.EVALUATION.JOINT_NAMES is on, and {self.cfg.MODEL.WEIGHTS} does not say where "
+            "its classes lie to each other: set it to False"
+        )
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """What a checkpoint says of the training data; keywords of ``Provenance.from_config``."""
+        layout = self.class_layout
+        return {
+            "class_names": self.class_names,
+            "type_names": self.type_names,
+            "intensities": self.train_intensities,
+            "class_layout": layout.to_dict() if layout else None,
+        }
 
     def with_classes(self, cfg: CfgNode) -> CfgNode:
         """``cfg`` with ``NUM_CLASSES`` of the data, where it was left at Detectron2's default.
@@ -142,7 +212,9 @@ class RunData:
         if self.pretraining:
             return pretext_evaluator(self.type_names)
         return segmentation_evaluator(
-            self.class_names, score_threshold=self.cfg.MRSSL.EVALUATION.SCORE_THRESHOLD
+            self.class_names,
+            score_threshold=self.cfg.MRSSL.EVALUATION.SCORE_THRESHOLD,
+            layout=self.class_layout,
         )
 
     def train_loader(

@@ -27,6 +27,7 @@ from mrssl.evaluation.results import (
 )
 from mrssl.evaluation.statistics import Interval, paired_interval, t_interval
 from mrssl.evaluation.volume_evaluator import VolumeEvaluator
+from mrssl.structures import ClassLayout
 
 
 def pretext_evaluator(type_names: Sequence[str]) -> Evaluators:
@@ -35,12 +36,14 @@ def pretext_evaluator(type_names: Sequence[str]) -> Evaluators:
 
 
 def segmentation_evaluator(
-    class_names: Sequence[str], *, score_threshold: float = 0.5
+    class_names: Sequence[str],
+    *,
+    score_threshold: float = 0.5,
+    layout: ClassLayout | None = None,
 ) -> Evaluators:
     """After fine-tuning: ``bbox``, ``segm``, ``dice``, ``hd95`` and ``assd``."""
-    return Evaluators(
-        [CocoEvaluator(class_names), VolumeEvaluator(class_names, score_threshold=score_threshold)]
-    )
+    volumes = VolumeEvaluator(class_names, score_threshold=score_threshold, layout=layout)
+    return Evaluators([CocoEvaluator(class_names), volumes])
 
 
 __all__ = [

@@ -18,7 +18,9 @@ from scipy.optimize import linear_sum_assignment
 from mrssl.evaluation.coco_scoring import decode_mask, encode_masks
 from mrssl.evaluation.evaluator import EvaluationError, Results, SliceEvaluator
 from mrssl.evaluation.metrics import dice, dice_of_counts, mean_of_finite
+from mrssl.evaluation.naming import label_volume, slicewise_volume
 from mrssl.evaluation.surface import surface_distances
+from mrssl.structures import ClassLayout
 
 _logger = logging.getLogger(__name__)
 
@@ -28,16 +30,18 @@ _TASKS = ("dice", "hd95", "assd")
 class VolumeEvaluator(SliceEvaluator):
     """Dice, HD95 and ASSD of volumes assembled from the instances of their slices.
 
-    In each slice, a pixel takes the class of the highest-scoring instance that covers it, of those
-    with a score of at least ``score_threshold``; the slices of a volume (equal ``file_name`` and
-    ``series``) are stacked by ``slice_index``. Reported, for each class a mean over subjects (a
-    subject's volumes are averaged first), then a mean over classes:
+    The slices of a volume (equal ``file_name`` and ``series``) are stacked by ``slice_index``. With
+    a ``layout``, the structures of the volume are named together, as :mod:`mrssl.evaluation.naming`
+    says. Without one, in each slice a pixel takes the class of the highest-scoring instance that
+    covers it, of those with a score of at least ``score_threshold``. Reported, for each class a
+    mean over subjects (a subject's volumes are averaged first), then a mean over classes:
 
     - ``dice``: ``dice``, ``dice-<class>``; ``foreground``, all classes merged into one; and
       ``instances``, which forgives a wrong class: in each slice predicted and true instances are
       paired one to one for the largest overlap, and the overlap of the pairs counts,
       ``2 sum |P and T| / (sum |P| + sum |T|)`` over all instances of the volume, paired or not.
       Where ``instances`` is high and ``dice`` low, the outlines are right and the names wrong.
+      With a layout also ``slicewise``: ``dice`` as it would be without.
     - ``hd95``, ``assd``: mm, by :mod:`mrssl.evaluation.surface`, and per class.
 
     Conventions: a class absent from truth and prediction of a volume is nan there and left out of
@@ -52,24 +56,39 @@ class VolumeEvaluator(SliceEvaluator):
     ``slice_index``, ``num_slices``, ``spacing``, ``height``, ``width``.
     """
 
-    def __init__(self, class_names: Sequence[str], *, score_threshold: float = 0.5) -> None:
+    def __init__(
+        self,
+        class_names: Sequence[str],
+        *,
+        score_threshold: float = 0.5,
+        layout: ClassLayout | None = None,
+    ) -> None:
         """Score instances of ``class_names``.
 
         Args:
             class_names: names of the classes 0, 1, ...
             score_threshold: instances with a lower score are left out, in [0, 1].
+            layout: of the classes, to name the structures of a volume together.
+
+        Raises:
+            EvaluationError: the layout is of another number of classes.
         """
         super().__init__()
+        if layout is not None and layout.num_classes != len(class_names):
+            raise EvaluationError(
+                f"a layout of {layout.num_classes} classes for {len(class_names)} classes"
+            )
         self.class_names = list(class_names)
         self.score_threshold = score_threshold
+        self.layout = layout
         self.per_subject: list[dict[str, Any]] = []
 
     def _record(self, truth: Mapping[str, Any], prediction: Mapping[str, Any]) -> dict[str, Any]:
         size = (int(truth["height"]), int(truth["width"]))
-        scores = np.asarray(prediction["scores"])
-        kept = np.flatnonzero(scores >= self.score_threshold)
-        kept = kept[np.argsort(-scores[kept], kind="stable")]
-        predicted = flatten_instances(np.asarray(prediction["masks"], bool)[kept], size)
+        scores, classes = np.asarray(prediction["scores"]), np.asarray(prediction["classes"])
+        masks = np.asarray(prediction["masks"], bool)
+        order = np.argsort(-scores, kind="stable")
+        predicted = flatten_instances(masks[order[scores[order] >= self.score_threshold]], size)
         true = flatten_instances(np.asarray(truth["masks"], bool), size)
         return {
             "volume": (str(truth["file_name"]), str(truth.get("series", ""))),
@@ -78,7 +97,7 @@ class VolumeEvaluator(SliceEvaluator):
             "num_slices": int(truth["num_slices"]),
             "spacing": tuple(float(step) for step in truth["spacing"]),
             "size": size,
-            "predicted": _encode_classes(predicted, np.asarray(prediction["classes"])[kept]),
+            "found": [*zip(classes.tolist(), scores.tolist(), encode_masks(masks), strict=True)],
             "true": _encode_classes(true, np.asarray(truth["classes"])),
             "instances": _paired_counts(predicted, true),
         }
@@ -97,10 +116,19 @@ class VolumeEvaluator(SliceEvaluator):
         return self._mean(self.per_subject)
 
     def _score_volume(self, slices: list[dict[str, Any]]) -> Results:
-        predicted, true = assemble_volume(slices)
+        true = true_volume(slices)
         spacing = slices[0]["spacing"]
-        scores = score_labels(predicted, true, spacing, len(self.class_names))
+        found = {record["slice_index"]: record["found"] for record in slices}
+        predicted = label_volume(
+            found, true.shape, spacing, layout=self.layout, threshold=self.score_threshold
+        )
         results: Results = {task: {} for task in _TASKS}
+        if self.layout is not None:
+            separate = slicewise_volume(found, true.shape, threshold=self.score_threshold)
+            results["dice"]["slicewise"] = mean_of_finite(
+                [dice(separate == c + 1, true == c + 1) for c in range(len(self.class_names))]
+            )
+        scores = score_labels(predicted, true, spacing, len(self.class_names))
         for task in _TASKS:
             for name, value in zip(self.class_names, scores[task], strict=True):
                 results[task][f"{task}-{name}"] = value
@@ -139,34 +167,31 @@ def flatten_instances(masks: npt.NDArray[np.bool_], size: tuple[int, int]) -> np
     return labels
 
 
-def assemble_volume(
-    slices: list[dict[str, Any]],
-) -> tuple[npt.NDArray[np.uint16], npt.NDArray[np.uint16]]:
-    """Stack the records of a volume's slices to the predicted and the true label map.
+def true_volume(slices: list[dict[str, Any]]) -> npt.NDArray[np.uint16]:
+    """Stack the records of a volume's slices to its true label map.
 
-    Slices that were not evaluated are empty in both.
+    Slices that were not evaluated are empty.
 
     Returns:
-        Two uint16 (D, H, W): 0 background, else the class plus 1.
+        uint16 (D, H, W): 0 background, else the class plus 1.
 
     Raises:
         EvaluationError: slices of different size, or a slice beyond the volume.
     """
     first = slices[0]
     shape = (first["num_slices"], *first["size"])
-    predicted, true = np.zeros(shape, np.uint16), np.zeros(shape, np.uint16)
+    labels = np.zeros(shape, np.uint16)
     for record in slices:
         if record["size"] != first["size"] or not 0 <= record["slice_index"] < shape[0]:
             raise EvaluationError(
                 f"{record['volume'][0]}: slice {record['slice_index']} of size {record['size']} "
                 f"does not fit into a volume of shape {shape}"
             )
-        for labels, masks in ((predicted, record["predicted"]), (true, record["true"])):
-            for category, rle in masks:
-                labels[record["slice_index"]][decode_mask(rle)] = category + 1
+        for category, rle in record["true"]:
+            labels[record["slice_index"]][decode_mask(rle)] = category + 1
     if len(slices) < shape[0]:
         _logger.warning("%s: %d of %d slices evaluated", first["volume"][0], len(slices), shape[0])
-    return predicted, true
+    return labels
 
 
 def score_labels(

@@ -1,15 +1,16 @@
-"""What flows through the pipeline: volumes, and the targets that restoration needs."""
+"""What flows through the pipeline: volumes, restoration targets, the layout of classes."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from mrssl.structures.layout import ClassLayout
 from mrssl.structures.volume import Volume
 
 if TYPE_CHECKING:
     from mrssl.structures.restoration_targets import RestorationTargets
 
-__all__ = ["RestorationTargets", "Volume"]
+__all__ = ["ClassLayout", "RestorationTargets", "Volume"]
 
 
 def __getattr__(name: str) -> Any:

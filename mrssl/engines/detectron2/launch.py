@@ -10,7 +10,7 @@ from detectron2.modeling import build_model
 from detectron2.utils.comm import create_local_process_group
 from fvcore.common.config import CfgNode
 
-from mrssl.checkpoint import Provenance, input_differences, load_checkpoint, load_strict
+from mrssl.checkpoint import load_strict
 from mrssl.config import (
     WHOLE_SLICE_RESTORATION,
     ConfigError,
@@ -72,17 +72,10 @@ def main(cfg: CfgNode, args: Namespace) -> Results:
 
 def evaluate_only(cfg: CfgNode) -> Results:
     """Score ``MODEL.WEIGHTS`` on ``DATASETS.TEST``."""
-    if not cfg.MODEL.WEIGHTS:
-        raise ConfigError("MODEL.WEIGHTS is empty: --eval-only needs a checkpoint")
-    if not cfg.DATASETS.TEST:
-        raise ConfigError("DATASETS.TEST is empty: there is nothing to evaluate on")
-    data = RunData(cfg, training=False, load=load_registered)
+    data, content = RunData.for_weights(cfg, load=load_registered)
     cfg = data.with_classes(cfg)
     model = build_model(cfg)
-    content = load_checkpoint(cfg.MODEL.WEIGHTS)
     load_strict(model, content, where=cfg.MODEL.WEIGHTS)
-    for line in input_differences(Provenance.from_dict(content.get("mrssl", {})), cfg):
-        print(f"warning: {line}")
     return score(model, data)
 
 

@@ -166,9 +166,7 @@ class MRITrainer(DefaultTrainer):
         provenance = Provenance.from_config(
             self.cfg,
             task="pretrain" if is_pretraining(self.cfg) else "finetune",
-            class_names=self.data.class_names,
-            type_names=self.data.type_names,
-            intensities=self.data.train_intensities,
+            **self.data.described,
             iteration=min(self.iter + 1, self.max_iter),  # after the last, iter is max_iter
         )
         return {"mrssl": provenance.to_dict(), "transferred": self.transferred}

@@ -9,8 +9,7 @@ from pathlib import Path
 import torch
 from fvcore.common.config import CfgNode
 
-from mrssl.checkpoint import Provenance, input_differences, load_checkpoint, load_strict
-from mrssl.config import ConfigError
+from mrssl.checkpoint import load_strict
 from mrssl.engines.datasets import RunData
 from mrssl.engines.distributed import get_rank, get_world_size, is_main_process
 from mrssl.engines.output import prepare_output, write_subjects
@@ -40,15 +39,10 @@ def main(cfg: CfgNode, args: Namespace) -> Results:
 
 def evaluate_only(cfg: CfgNode) -> Results:
     """Score ``MODEL.WEIGHTS`` on ``DATASETS.TEST``."""
-    if not cfg.MODEL.WEIGHTS:
-        raise ConfigError("MODEL.WEIGHTS is empty: --eval-only needs a checkpoint")
-    data = RunData(cfg, training=False)
+    data, content = RunData.for_weights(cfg)
     cfg = data.with_classes(cfg)
     model = build_model(cfg, len(data.type_names)).to(cfg.MODEL.DEVICE)
-    content = load_checkpoint(cfg.MODEL.WEIGHTS)
-    load_strict(model, content, names="torchvision")
-    for line in input_differences(Provenance.from_dict(content.get("mrssl", {})), cfg):
-        print(f"warning: {line}")
+    load_strict(model, content, names="torchvision", where=cfg.MODEL.WEIGHTS)
     loader = data.test_loader(
         rank=get_rank(), world_size=get_world_size(), collate=collate_with_truth
     )

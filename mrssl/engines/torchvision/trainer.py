@@ -135,9 +135,7 @@ class Trainer:
         provenance = Provenance.from_config(
             self.cfg,
             task="pretrain" if is_pretraining(self.cfg) else "finetune",
-            class_names=self.data.class_names,
-            type_names=self.data.type_names,
-            intensities=self.data.train_intensities,
+            **self.data.described,
             iteration=self.iteration,
         )
         return {

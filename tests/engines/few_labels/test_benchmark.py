@@ -23,7 +23,8 @@ from mrssl.errors import MrsslError
 
 RESULTS = {
     "dice": {
-        "dice": 0.5, "foreground": 0.7, "instances": 0.6, "dice-small": 0.4, "dice-large": 0.6,
+        "dice": 0.5, "foreground": 0.7, "instances": 0.6, "slicewise": 0.4,
+        "dice-small": 0.4, "dice-large": 0.6,
     },
     "hd95": {"hd95": 3.0, "missed": 1.0},
     "segm": {"AP": 0.3, "AP50": 0.6},

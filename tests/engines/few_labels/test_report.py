@@ -34,7 +34,8 @@ def row(arm: str, labeled: str, seed: int, dice: float | None, **more: Any) -> d
         "seed": seed, "config": "configs/x.yaml", "iterations": 400, "slices_per_iteration": 4,
         "engine": "torchvision", "device": "CPU", "threads": 1, "torch": "2", "code": "0",
         "seconds": 100.0,
-        "dice": dice, "dice_foreground": dice, "dice_instances": dice, "hd95": 5.0, "ap": 0.25,
+        "dice": dice, "dice_foreground": dice, "dice_instances": dice, "dice_slicewise": None,
+        "hd95": 5.0, "ap": 0.25,
         "curve": [],
     } | more  # fmt: skip
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mrssl.checkpoint import load_checkpoint
-from mrssl.config import load_cfg
+from mrssl.config import ConfigError, load_cfg
 from mrssl.engines.datasets import RunData
 from mrssl.engines.torchvision import Trainer, main
 from mrssl.engines.torchvision.batches import collate
@@ -257,3 +257,35 @@ def test_dice_counts_instances_from_the_configured_score_on(
         evaluator = RunData(cfg).evaluator()
         volumes = [e for e in evaluator.evaluators if isinstance(e, VolumeEvaluator)]
         assert [e.score_threshold for e in volumes] == [threshold]
+
+
+def test_structures_are_named_by_the_layout_of_the_training_volumes(
+    repository_root: Path, phantom: Path, tmp_path: Path
+) -> None:
+    cfg = config(repository_root, FINETUNE, phantom, tmp_path / "joint")
+    layout = RunData(cfg).class_layout
+    assert layout is not None
+    # Balls of the phantom, 0.75 of 64 voxels apart from left to right.
+    assert np.linalg.norm(layout.offsets[0, 1]) == pytest.approx(0.75 / 2 * 63, rel=0.02)
+    for overrides in (
+        ("MRSSL.EVALUATION.JOINT_NAMES", False),
+        ("MRSSL.DATA.INSTANCES", "component"),
+    ):
+        cfg = config(repository_root, FINETUNE, phantom, tmp_path / "each", *overrides)
+        assert RunData(cfg).class_layout is None
+
+
+def test_the_layout_travels_with_the_weights(
+    repository_root: Path, phantom: Path, tmp_path: Path
+) -> None:
+    overrides = ("SOLVER.MAX_ITER", 1)
+    trained = run(config(repository_root, FINETUNE, phantom, tmp_path / "a", *overrides))
+    assert "slicewise" in trained["dice"]
+    scored = ("DATASETS.TRAIN", "()", "MODEL.WEIGHTS", tmp_path / "a" / "model_final.pth")
+    cfg = config(repository_root, FINETUNE, phantom, tmp_path / "b", *scored)
+    assert run(cfg, eval_only=True)["dice"] == trained["dice"]
+    content = torch.load(scored[3], weights_only=True)
+    content["mrssl"]["class_layout"] = {}
+    torch.save(content, scored[3])
+    with pytest.raises(ConfigError, match=r"JOINT_NAMES is on, and .*model_final.pth does not say"):
+        run(cfg, eval_only=True)

@@ -1,0 +1,134 @@
+"""``tools/segment.py``: label volumes of scans, from a fine-tuned checkpoint."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import cv2
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+import segment
+from mrssl.config import load_cfg
+from mrssl.engines.torchvision import Trainer
+from mrssl.errors import MrsslError
+
+FINETUNE = "configs/quick_schedules/finetune_R_18_FPN.yaml"
+#: A model of one iteration is sure of nothing.
+LENIENT = ("MRSSL.EVALUATION.SCORE_THRESHOLD", "0.0", "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(
+    repository_root: Path, phantom: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    output = tmp_path_factory.mktemp("finetuned")
+    overrides = [
+        "MODEL.DEVICE", "cpu", "DATASETS.TRAIN", f"('{phantom}:train',)", "OUTPUT_DIR", str(output),
+        "SOLVER.MAX_ITER", 1,
+    ]  # fmt: skip
+    Trainer(load_cfg(repository_root / FINETUNE, overrides)).train()
+    return output / "model_final.pth"
+
+
+@pytest.fixture
+def scans(phantom: Path, tmp_path: Path) -> Path:
+    """Two unlabelled scans; the axes of one are stored in another order."""
+    folder = tmp_path / "scans"
+    folder.mkdir()
+    sources = sorted((phantom.parent / "images").iterdir())
+    shutil.copy(sources[0], folder / "a.nii.gz")
+    turned = nib.load(sources[1]).as_reoriented(np.array([[1, -1], [2, 1], [0, 1]]))
+    nib.save(turned, folder / "b.nii.gz")
+    return folder
+
+
+def run(root: Path, weights: Path, scans: Path, output: Path, *opts: Any) -> None:
+    segment.main(
+        [
+            "--config-file", str(root / FINETUNE), "--weights", str(weights),
+            "--dataset", str(scans), "--output", str(output), *LENIENT, *map(str, opts),
+        ]
+    )  # fmt: skip
+
+
+def test_labels_lie_on_the_grid_of_their_source(
+    repository_root: Path, checkpoint: Path, scans: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "labels"
+    run(repository_root, checkpoint, scans, output)
+    assert {p.name for p in output.iterdir()} == {
+        "a.nii.gz", "a.png", "b.nii.gz", "b.png", "labels.json",
+    }  # fmt: skip
+    assert list(json.loads((output / "labels.json").read_text()).values()) == [0, 1, 2]
+    for name in ("a", "b"):
+        found, source = (nib.load(f / f"{name}.nii.gz") for f in (output, scans))
+        assert found.shape == source.shape
+        np.testing.assert_allclose(found.affine, source.affine, atol=1e-5)
+        labels = np.asarray(found.dataobj)
+        assert labels.dtype == np.uint8
+        assert 0 < labels.max() <= 2
+        assert cv2.imread(str(output / f"{name}.png")).ndim == 3
+
+
+def test_the_same_body_in_another_order_of_axes_is_segmented_alike(
+    repository_root: Path, checkpoint: Path, phantom: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "scans"
+    folder.mkdir()
+    source = nib.load(phantom.parent / "images" / "subject3.nii.gz")
+    nib.save(source, folder / "as_it_is.nii.gz")
+    turned = source.as_reoriented(np.array([[1, -1], [2, 1], [0, 1]]))
+    nib.save(turned, folder / "turned.nii.gz")
+    run(repository_root, checkpoint, folder, tmp_path / "out")
+    one, other = (
+        nib.as_closest_canonical(nib.load(tmp_path / "out" / f"{name}.nii.gz"))
+        for name in ("as_it_is", "turned")
+    )
+    np.testing.assert_array_equal(np.asarray(one.dataobj), np.asarray(other.dataobj))
+
+
+def test_what_is_there_already_is_left_alone(
+    repository_root: Path,
+    checkpoint: Path,
+    scans: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    output = tmp_path / "labels"
+    run(repository_root, checkpoint, scans, output)
+    (output / "b.nii.gz").unlink()
+    before = (output / "a.nii.gz").stat().st_mtime_ns
+    run(repository_root, checkpoint, scans, output)
+    assert "1 volumes segmented, 1 were there already" in capsys.readouterr().out
+    assert (output / "a.nii.gz").stat().st_mtime_ns == before
+    assert (output / "b.nii.gz").is_file()
+
+
+def test_sources_named_alike_get_names_of_their_own() -> None:
+    records = [
+        {"file_name": "x/T1", "series": ""},
+        {"file_name": "y/t1", "series": ""},
+        {"file_name": "y/t1", "series": ""},
+        {"file_name": "y/t1", "series": "1.2.3"},
+    ]
+    names = segment.names_of_volumes(records)
+    assert len({name.lower() for name in names.values()}) == len(names) == 3
+    assert names["x/T1", ""] == "T1"
+    assert names["y/t1", ""] == "t1-2"
+
+
+def test_what_cannot_segment_is_refused(
+    repository_root: Path, checkpoint: Path, scans: Path, tmp_path: Path
+) -> None:
+    content = torch.load(checkpoint, weights_only=True)
+    content["mrssl"]["task"] = "pretrain"
+    torch.save(content, tmp_path / "pretext.pth")
+    with pytest.raises(MrsslError, match=r"pretext.pth: not of a fine-tuned model"):
+        run(repository_root, tmp_path / "pretext.pth", scans, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

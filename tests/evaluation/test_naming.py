@@ -1,0 +1,120 @@
+"""Names given to all structures of a volume together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mrssl.evaluation import EvaluationError, VolumeEvaluator
+from mrssl.evaluation.coco_scoring import encode_masks
+from mrssl.evaluation.naming import join_slices, named_volume, things_of_slice
+from mrssl.structures import ClassLayout
+
+Make = Callable[..., dict[str, Any]]
+SHAPE, SPACING = (5, 64, 64), (3.0, 1.0, 1.0)
+#: Four alike structures in a row; the classes 0 to 2 are the lower three.
+ROWS = (4, 16, 28, 40)
+
+
+def box(row: int, column: int = 20, height: int = 8) -> dict[str, Any]:
+    mask = np.zeros((1, *SHAPE[1:]), bool)
+    mask[0, row : row + height, column : column + 10] = True
+    return encode_masks(mask)[0]
+
+
+@pytest.fixture
+def layout() -> ClassLayout:
+    centers = np.array([[[6.0, row, 25.0] for row in ROWS[1:]]])
+    return ClassLayout.measure(centers, np.full((1, 3, 3), 4.0))
+
+
+def every_slice(*instances: tuple[int, float, dict[str, Any]]) -> dict[int, list[Any]]:
+    return {index: list(instances) for index in range(SHAPE[0])}
+
+
+def classes_at(labels: np.ndarray) -> list[int]:
+    return [int(labels[2, row + 4, 25]) for row in ROWS]
+
+
+def test_one_beyond_the_last_is_not_the_last(layout: ClassLayout) -> None:
+    # The nameless one looks more like class 0 than class 0 itself does.
+    found = every_slice(
+        (0, 0.9, box(ROWS[0])), (0, 0.6, box(ROWS[1])), (1, 0.3, box(ROWS[1])),
+        (1, 0.8, box(ROWS[2])), (2, 0.8, box(ROWS[3])),
+    )  # fmt: skip
+    labels = named_volume(found, SHAPE, SPACING, layout)
+    assert classes_at(labels) == [0, 1, 2, 3]
+    assert labels.dtype == np.uint16
+
+
+def test_a_name_follows_from_those_of_the_others(layout: ClassLayout) -> None:
+    found = every_slice(
+        (0, 0.9, box(ROWS[1])), (0, 0.5, box(ROWS[2])), (1, 0.4, box(ROWS[2])),
+        (2, 0.8, box(ROWS[3])),
+    )  # fmt: skip
+    assert classes_at(named_volume(found, SHAPE, SPACING, layout)) == [0, 1, 2, 3]
+
+
+def test_the_whole_body_lying_elsewhere_changes_nothing(layout: ClassLayout) -> None:
+    found = every_slice(*[(c, 0.8, box(row + 9, column=45)) for c, row in enumerate(ROWS[1:])])
+    labels = named_volume(found, SHAPE, SPACING, layout)
+    assert [int(labels[0, row + 13, 50]) for row in ROWS[1:]] == [1, 2, 3]
+
+
+def test_a_slice_without_it_does_not_cost_the_rest_of_a_structure(layout: ClassLayout) -> None:
+    found = every_slice(*[(c, 0.8, box(row)) for c, row in enumerate(ROWS[1:])])
+    found[2] = found[2][1:]
+    labels = named_volume(found, SHAPE, SPACING, layout)
+    assert labels[:, ROWS[1] + 4, 25].tolist() == [1, 1, 0, 1, 1]
+
+
+def test_a_fragment_does_not_take_the_name_of_a_whole(layout: ClassLayout) -> None:
+    found = every_slice(*[(c, 0.7, box(row)) for c, row in enumerate(ROWS[1:])])
+    found[2].append((1, 0.99, box(ROWS[2] - 2, column=40)))
+    labels = named_volume(found, SHAPE, SPACING, layout)
+    assert classes_at(labels) == [0, 1, 2, 3]
+    assert not labels[2, ROWS[2] + 2, 40:].any()
+
+
+def test_what_the_detector_is_not_sure_of_is_left_out(layout: ClassLayout) -> None:
+    found = every_slice((0, 0.3, box(ROWS[1])), (1, 0.3, box(ROWS[1])), (2, 0.4, box(ROWS[3])))
+    labels = named_volume(found, SHAPE, SPACING, layout, threshold=0.5)
+    assert classes_at(labels)[1] > 0  # 0.3 + 0.3: sure of it, not of its name
+    assert classes_at(labels)[3] == 0
+
+
+def test_nothing_found_is_nothing_named(layout: ClassLayout) -> None:
+    assert not named_volume({}, SHAPE, SPACING, layout).any()
+    assert not named_volume({0: [], 3: []}, SHAPE, SPACING, layout).any()
+
+
+def test_several_names_of_one_place_are_one_thing() -> None:
+    things = things_of_slice([(0, 0.3, box(4)), (2, 0.6, box(5)), (1, 0.5, box(30))], 3)
+    assert [thing.scores.tolist() for thing in things] == [[0.3, 0, 0.6], [0, 0.5, 0]]
+    assert things[0].mask == box(5)  # of the surer
+
+
+def test_structures_run_through_slices_one_to_one() -> None:
+    above, below = things_of_slice([(0, 0.9, box(4))], 1), things_of_slice([(0, 0.9, box(6))], 1)
+    both = things_of_slice([(0, 0.9, box(4)), (0, 0.8, box(30))], 1)
+    structures = join_slices({0: above, 1: below, 2: both, 4: above})
+    assert sorted(sorted(s.things) for s in structures) == [[0, 1, 2], [2], [4]]
+
+
+def test_evaluator_reports_both_ways(
+    layout: ClassLayout, make_truth: Make, make_prediction: Make
+) -> None:
+    boxes = [[20, row, 30, row + 8] for row in ROWS]
+    fields = {"num_slices": 5, "spacing": list(SPACING)}
+    truths = [make_truth(d, boxes[1:], [0, 1, 2], **fields) for d in range(5)]
+    predictions = [make_prediction(boxes, [0.9, 0.8, 0.8, 0.8], [0, 0, 1, 2]) for _ in range(5)]
+    evaluator = VolumeEvaluator(["a", "b", "c"], layout=layout)
+    evaluator.process(truths, predictions)
+    dice = evaluator.evaluate()["dice"]
+    assert dice["dice"] == 1.0
+    assert dice["slicewise"] == pytest.approx((2 / 3 + 1 + 1) / 3)
+    with pytest.raises(EvaluationError, match="3 classes for 2 classes"):
+        VolumeEvaluator(["a", "b"], layout=layout)

@@ -1,0 +1,208 @@
+#!/usr/bin/env python3
+"""Segment scans with a fine-tuned checkpoint: a label volume and a picture for each.
+
+Takes whatever training takes: a folder of DICOM or NIfTI, or a dataset.json[:split]; labels there
+are ignored. Written to --output, for each volume:
+  NAME.nii.gz  labels: 0 background, else the class plus 1; on the voxel grid of a NIfTI
+               source, else turned to the axes closest to right, anterior, superior
+  NAME.png     slices that show most of it, outlined
+and once:
+  labels.json  the class of each label
+Volumes whose NAME.nii.gz is there are left out, so the same command goes on where it was stopped.
+Not a medical device: for research; no output may guide a diagnosis or treatment.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import nibabel as nib
+import numpy as np
+import torch
+from fvcore.common.config import CfgNode
+from tqdm import tqdm
+
+from mrssl.checkpoint import Provenance, load_strict
+from mrssl.config import ConfigError, is_pretraining, load_cfg
+from mrssl.data.nifti import is_nifti
+from mrssl.engines.datasets import RunData
+from mrssl.engines.pictures import draw_masks, gray_to_rgb
+from mrssl.engines.torchvision import build_model
+from mrssl.engines.torchvision.batches import collate, to_prediction
+from mrssl.errors import MrsslError, run_main
+from mrssl.evaluation.coco_scoring import encode_masks
+from mrssl.evaluation.naming import Instance, label_volume
+from mrssl.files import replacing, written_whole
+from mrssl.privacy import pseudonym
+
+#: Slices on a picture, at most, and the least pixels a side that they are shown with.
+PICTURED, SHOWN = 8, 192
+
+Record = dict[str, Any]
+#: File or folder, and series.
+Key = tuple[str, str]
+
+
+def load_model(cfg: CfgNode) -> tuple[torch.nn.Module, RunData]:
+    """The model in ``MODEL.WEIGHTS`` and the slices of ``DATASETS.TEST``.
+
+    Raises:
+        MrsslError: the checkpoint is of no fine-tuned model, or the data cannot be used.
+    """
+    data, content = RunData.for_weights(cfg, labeled=False)
+    if Provenance.from_dict(content["mrssl"]).task != "finetune":
+        raise MrsslError(f"{cfg.MODEL.WEIGHTS}: not of a fine-tuned model")
+    model = build_model(data.with_classes(cfg), 0).to(cfg.MODEL.DEVICE)
+    load_strict(model, content, names="torchvision", where=cfg.MODEL.WEIGHTS)
+    return model.eval(), data
+
+
+def names_of_volumes(records: Sequence[Record]) -> dict[Key, str]:
+    """A file name, without suffix, for each volume; numbered where sources are named alike."""
+    names: dict[Key, str] = {}
+    for record in records:
+        key = volume_of(record)
+        if key in names:
+            continue
+        path = Path(key[0])
+        base = path.name.removesuffix(".gz").removesuffix(".nii") if path.is_file() else path.name
+        base += f"-{pseudonym(key[1])[:8]}" if key[1] else ""
+        used = {name.lower() for name in names.values()}
+        candidates = (base if n == 1 else f"{base}-{n}" for n in range(1, len(names) + 2))
+        names[key] = next(name for name in candidates if name.lower() not in used)
+    return names
+
+
+def volume_of(record: Record) -> Key:
+    """What tells volumes apart."""
+    return record["file_name"], record.get("series", "")
+
+
+@torch.no_grad()
+def segment(
+    model: torch.nn.Module, data: RunData, records: list[Record]
+) -> Iterator[tuple[Key, np.ndarray]]:
+    """Label the volumes of ``records``, of which those of a volume follow one another.
+
+    Yields:
+        The volume, and its labels, uint16 (D, H, W).
+    """
+    data.test, layout = records, data.class_layout
+    found: dict[int, list[Instance]] = {}
+    before: Record | None = None
+
+    def labels(record: Record) -> np.ndarray:
+        return label_volume(
+            found,
+            (record["num_slices"], record["height"], record["width"]),
+            record["spacing"],
+            layout=layout,
+            threshold=data.cfg.MRSSL.EVALUATION.SCORE_THRESHOLD,
+        )
+
+    loader = data.test_loader(rank=0, world_size=1, collate=collate)
+    with tqdm(total=len(records), desc="segment", unit="slice") as progress:
+        for batch in loader:
+            for record, output in zip(batch, map(to_prediction, model(batch)), strict=True):
+                if before is not None and volume_of(record) != volume_of(before):
+                    yield volume_of(before), labels(before)
+                    found = {}
+                masks = encode_masks(output["masks"].astype(bool))
+                found[record["slice_index"]] = [
+                    *zip(output["classes"].tolist(), output["scores"].tolist(), masks, strict=True)
+                ]
+                before = record
+            progress.update(len(batch))
+    if before is not None:
+        yield volume_of(before), labels(before)
+
+
+def write_labels(path: Path, labels: np.ndarray, affine: np.ndarray, source: str) -> None:
+    """Write a label volume on the grid that whoever opens it beside its source expects."""
+    image = nib.Nifti1Image(labels.astype(np.uint8 if labels.max() < 256 else np.uint16), affine)
+    if is_nifti(source):
+        turned = nib.orientations.io_orientation(nib.Nifti1Image.from_filename(source).affine)
+        own = nib.orientations.io_orientation(affine)
+        image = image.as_reoriented(nib.orientations.ornt_transform(own, turned))
+    else:
+        image = nib.as_closest_canonical(image)
+    with replacing(path) as file:
+        file.write(gzip.compress(image.to_bytes(), mtime=0))
+
+
+def draw_volume(path: Path, image: Any, labels: np.ndarray) -> None:
+    """Outline what was found on the slices that show most of it, in the order of the volume."""
+    areas = np.count_nonzero(labels, axis=(1, 2))
+    shown = np.sort(np.argsort(-areas, kind="stable")[:PICTURED])
+    height, width = labels.shape[1:]
+    scale = max(1, -(-SHOWN // min(height, width)))
+    cells = []
+    for index in shown:
+        slice_labels = np.kron(labels[index], np.ones((scale, scale), labels.dtype))
+        grey = cv2.resize(np.asarray(image[index]), (width * scale, height * scale))
+        classes = np.unique(slice_labels[slice_labels > 0]).astype(int)
+        masks = slice_labels[None] == classes[:, None, None]
+        cells.append(draw_masks(gray_to_rgb(grey), masks, classes - 1))
+    columns = min(4, len(cells))
+    cells += [np.zeros_like(cells[0])] * (-len(cells) % columns)
+    rows = [np.concatenate(cells[i : i + columns], 1) for i in range(0, len(cells), columns)]
+    with written_whole(path) as temporary:
+        cv2.imwrite(str(temporary), np.concatenate(rows)[..., ::-1])
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    options.add_argument("--config-file", required=True, help="of the fine-tuning")
+    options.add_argument("--weights", required=True, help="a checkpoint of the fine-tuning")
+    options.add_argument("--dataset", required=True, help="folder of scans, or dataset.json:split")
+    options.add_argument("--output", required=True, type=Path, metavar="DIR")
+    options.add_argument("opts", nargs=argparse.REMAINDER, help="overrides: KEY VALUE ...")
+    return options
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Segment, and write."""
+    args = parser().parse_args(argv)
+    named = {
+        "MODEL.DEVICE": "cuda" if torch.cuda.is_available() else "cpu",
+        "MODEL.WEIGHTS": args.weights,
+        "DATASETS.TEST": repr((args.dataset,)),
+    }
+    overrides = [part for pair in named.items() for part in pair]
+    cfg = load_cfg(args.config_file, [*overrides, *args.opts])
+    if is_pretraining(cfg):
+        raise ConfigError(f"{args.config_file}: a configuration of the pretext segments nothing")
+    model, data = load_model(cfg)
+    names = names_of_volumes(data.test)
+    done = {key for key, name in names.items() if (args.output / f"{name}.nii.gz").is_file()}
+    records = [record for record in data.test if volume_of(record) not in done]
+    volumes = {volume_of(record): record for record in records}
+    with written_whole(args.output / "labels.json") as temporary:
+        numbers = {name: index + 1 for index, name in enumerate(data.class_names)}
+        temporary.write_text(json.dumps({"background": 0} | numbers, indent=1))
+    cache = data.test_mapper.cache
+    for key, labels in segment(model, data, records) if records else ():
+        record, target = volumes[key], args.output / names[key]
+        draw_volume(target.with_name(f"{target.name}.png"), cache.image(record), labels)
+        source = target.with_name(f"{target.name}.nii.gz")
+        write_labels(source, labels, cache.affine(record), record["file_name"])
+        counts = np.bincount(labels.ravel(), minlength=len(data.class_names) + 1)[1:]
+        sizes = counts * np.prod(record["spacing"]) / 1000
+        shown = ", ".join(
+            f"{name} {size:.1f} ml" for name, size in zip(data.class_names, sizes, strict=True)
+        )
+        tqdm.write(f"{source}: {shown}")
+    print(f"{len(names) - len(done)} volumes segmented, {len(done)} were there already")
+
+
+if __name__ == "__main__":
+    run_main(main)
