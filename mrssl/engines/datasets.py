@@ -14,7 +14,7 @@ from mrssl.config import ConfigError, is_pretraining, restores_whole_slices
 from mrssl.data import Dataset, dataset_options, load_dataset
 from mrssl.data.loader import Batches, EvaluationSet, PositionSampler, SampleStream, build_loader
 from mrssl.data.mapper import SliceMapper
-from mrssl.data.records import PackedRecords
+from mrssl.data.records import PackedRecords, of_readable
 from mrssl.data.statistics import class_layout, intensity_summary
 from mrssl.evaluation import (
     DistortionEvaluator,
@@ -287,7 +287,13 @@ class RunData:
         return range(first, min(last, len(self.test)))
 
     def picture_samples(self, count: int = 4) -> list[dict[str, Any]]:
-        """A few mapped slices, spread over the test data (the training data if there are none)."""
+        """A few mapped slices, spread over the test data (the training data if there are none).
+
+        Those that cannot be read are left out.
+
+        Raises:
+            MrsslError: none of them can be read.
+        """
         records = self.test or self.train
         chosen = [records[(2 * i + 1) * len(records) // (2 * count)] for i in range(count)]
-        return [self.test_mapper(record) for record in chosen]
+        return of_readable(chosen, self.test_mapper)

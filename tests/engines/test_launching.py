@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -27,20 +28,33 @@ def test_a_process_that_the_system_kills_is_named_by_its_signal() -> None:
         launch_processes(signal.raise_signal, TWO, (signal.SIGKILL,))
 
 
+PROGRAM = """
+import os, sys
+
+from mrssl.engines.distributed import barrier
+from mrssl.engines.launching import Processes, launch_processes
+
+def show():
+    print(os.environ["RANK"], "of", os.environ["WORLD_SIZE"], flush=True)
+    barrier()
+
+if __name__ == "__main__":
+    here = Processes(machines=2, machine_rank=int(sys.argv[1]), url=sys.argv[2])
+    launch_processes(show, here)
+"""
+
+
 @pytest.mark.slow
-def test_two_machines_are_one_run() -> None:
+def test_two_machines_are_one_run(tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"tcp://127.0.0.1:{free.getsockname()[1]}"
-    program = (
-        "import os, sys; from mrssl.engines.launching import Processes, launch_processes\n"
-        "if __name__ == '__main__':\n"
-        "    here = Processes(machines=2, machine_rank=int(sys.argv[1]), url=sys.argv[2])\n"
-        "    launch_processes(os.system, here, ('echo $RANK of $WORLD_SIZE',))"
-    )
+    (tmp_path / "program.py").write_text(PROGRAM)
     machines = [
         subprocess.Popen(
-            [sys.executable, "-c", program, str(rank), url], stdout=subprocess.PIPE, text=True
+            [sys.executable, tmp_path / "program.py", str(rank), url],
+            stdout=subprocess.PIPE,
+            text=True,
         )
         for rank in range(2)
     ]

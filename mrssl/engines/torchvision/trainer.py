@@ -217,7 +217,8 @@ class Trainer:
             log.write(done, log.means() | self._figures())
         if _due(cfg.MRSSL.PICTURE_PERIOD, done, last):
             self._picture(log)
-        stop = _due(cfg.TEST.EVAL_PERIOD, done, last) and self._evaluate(log)
+        due = bool(self.data.test) and _due(cfg.TEST.EVAL_PERIOD, done, last)
+        stop = due and self._evaluate(log)
         interrupted = signals.arrived()
         if interrupted or _due(cfg.SOLVER.CHECKPOINT_PERIOD, done, last):
             self.save()
