@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -111,7 +112,8 @@ class Update:
             Every loss; and ``grad_norm`` before clipping and, with float16, ``skipped_steps``.
 
         Raises:
-            NonFiniteError: a loss is not finite, or a gradient in any precision but float16.
+            NonFiniteError: a loss or what it is computed from is not finite, or a gradient in any
+                precision but float16.
         """
         self.optimizer.zero_grad(set_to_none=True)
         losses: dict[str, float] = defaultdict(float)
@@ -140,8 +142,13 @@ class Update:
     def _backward(
         self, part: Sequence[dict[str, Any]], share: float, iteration: int
     ) -> dict[str, float]:
-        with self.autocast():
-            losses: dict[str, Tensor] = self.model(part)
+        try:
+            with self.autocast():
+                losses: dict[str, Tensor] = self.model(part)
+        except FloatingPointError:  # Detectron2's RPN finds it before there is a loss
+            fault = {"the output of the network": math.nan}
+            check_finite(fault, part, iteration=iteration, cfg=self.cfg)
+            raise
         values = {name: float(loss.detach()) for name, loss in losses.items()}
         check_finite(values, part, iteration=iteration, cfg=self.cfg)
         total = torch.stack([loss.float() for loss in losses.values()]).sum()

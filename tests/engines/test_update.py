@@ -75,6 +75,17 @@ def test_a_gradient_that_is_not_finite_stops_before_the_weights_change(tmp_path:
     assert torch.equal(broken.model.layer.weight, before)
 
 
+def test_a_network_that_gives_up_by_itself_names_the_batch_too(tmp_path: Path) -> None:
+    def give_up(*_: Any) -> None:
+        raise FloatingPointError("Predicted boxes or scores contain Inf/NaN.")
+
+    broken = update(tmp_path)
+    broken.model.register_forward_pre_hook(give_up)
+    with pytest.raises(NonFiniteError, match=r"iteration 7: the output .* not finite on 0\.nii"):
+        broken(batch(), 7)
+    assert list(tmp_path.glob("nonfinite_0000007_*.json"))
+
+
 class Scaler:
     """A gradient scaler that finds the gradients overflowing as told."""
 
