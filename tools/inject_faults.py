@@ -39,6 +39,16 @@ def _set_back():
     return _now() - (3600 if len(_asked) > 200 else 0)
 time.time = _set_back
 """
+#: A disk so slow that workers are reading at almost any moment.
+SLOW = """
+import time
+from mrssl.data.mapper import SliceMapper
+_make = SliceMapper.__call__
+def _make_slowly(*args, **kwargs):
+    time.sleep(1)
+    return _make(*args, **kwargs)
+SliceMapper.__call__ = _make_slowly
+"""
 
 
 def stopped(ended: Ended, *words: str) -> Outcome:
@@ -120,7 +130,7 @@ def loss_not_finite(lab: Laboratory) -> Outcome:
 def _workers(lab: Laboratory, name: str, number: signal.Signals, *options: object) -> Ended:
     """Start a run with two workers, and send one of them a signal once it trains."""
     options = ("DATALOADER.NUM_WORKERS", 2, *options)
-    process = lab.start(name, "SOLVER.MAX_ITER", 10 * lab.iterations, *options)
+    process = lab.start(name, "SOLVER.MAX_ITER", 10 * lab.iterations, *options, program=SLOW)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     if lab.wait_for(name, process, lambda: lab.done(name) >= 1):
         for child in map(int, children.read_text().split()):
@@ -132,14 +142,16 @@ def _workers(lab: Laboratory, name: str, number: signal.Signals, *options: objec
 
 def worker_killed(lab: Laboratory) -> Outcome:
     """The system kills a loader's worker, for memory, say."""
-    fine, text = stopped(_workers(lab, "killed_worker", signal.SIGKILL), "worker", "being read")
+    fine, text = stopped(
+        _workers(lab, "killed_worker", signal.SIGKILL), "worker", "being read: ", "slab"
+    )
     return fine, f"stopped: {text}"
 
 
 def worker_hangs(lab: Laboratory) -> Outcome:
     """A loader's worker hangs, on a dead network disk, say."""
     ended = _workers(lab, "hung_worker", signal.SIGSTOP, "MRSSL.DATA.WORKER_TIMEOUT", 20)
-    fine, text = stopped(ended, "timed out", "being read")
+    fine, text = stopped(ended, "timed out", "being read: ", "slab")
     return fine, f"stopped: {text}"
 
 

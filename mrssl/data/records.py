@@ -8,10 +8,14 @@ drawn. One array of bytes is not.
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterable, Sequence
-from typing import Any, overload
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar, overload
 
 import numpy as np
+
+from mrssl.errors import MrsslError
+
+T = TypeVar("T")
 
 
 class PackedRecords(Sequence[dict[str, Any]]):
@@ -53,4 +57,24 @@ class PackedRecords(Sequence[dict[str, Any]]):
     __hash__ = None  # type: ignore[assignment]
 
 
-__all__ = ["PackedRecords"]
+def of_readable(records: Iterable[dict[str, Any]], read: Callable[[dict[str, Any]], T]) -> list[T]:
+    """What ``read`` makes of each record that can be read.
+
+    For what is told of a data set beside training, which itself says what it could not read.
+
+    Raises:
+        MrsslError: none of them can; the last one's fault.
+    """
+    found: list[T] = []
+    fault: MrsslError | None = None
+    for record in records:
+        try:
+            found.append(read(record))
+        except MrsslError as error:
+            fault = error
+    if fault is not None and not found:
+        raise fault
+    return found
+
+
+__all__ = ["PackedRecords", "of_readable"]

@@ -9,6 +9,7 @@ import numpy as np
 
 from mrssl.data.cache import VolumeCache
 from mrssl.data.labels import ClassValues
+from mrssl.data.records import of_readable
 from mrssl.structures import ClassLayout
 
 #: Volumes that are looked at, evenly chosen.
@@ -24,14 +25,15 @@ def intensity_summary(records: Sequence[dict[str, Any]], cache: VolumeCache) -> 
             nothing has to be read.
 
     Returns:
-        ``volumes``: how many were looked at, of up to 32 evenly chosen; ``low`` and ``high``: the
-        smallest, median and largest raw intensity (a.u.) among them that is mapped to 0 and to 1.
-        Plain types; nothing that identifies a volume or a patient.
+        ``volumes``: how many were looked at, of up to 32 evenly chosen, without those that cannot
+        be read; ``low`` and ``high``: the smallest, median and largest raw intensity (a.u.) among
+        them that is mapped to 0 and to 1. Plain types; nothing that identifies a volume or a
+        patient.
 
     Raises:
-        MrsslError: a volume cannot be read.
+        MrsslError: no volume can be read.
     """
-    windows = np.array([cache.window(record) for record in _some_volumes(records)])
+    windows = np.array(of_readable(_some_volumes(records), cache.window))
     low, high = (np.percentile(limits, (0, 50, 100)).tolist() for limits in windows.T)
     return {"volumes": len(windows), "low": low, "high": high}
 
@@ -42,22 +44,27 @@ def class_layout(
     """Where the classes lie to each other in labelled volumes.
 
     Args:
-        records: standard dataset dicts; up to 32 of their volumes, evenly chosen, are looked at.
+        records: standard dataset dicts; up to 32 of their volumes, evenly chosen, are looked at,
+            without those whose labels cannot be read.
         cache: reads the labels.
         class_values: the label value (or values) of each class, in class order.
 
     Raises:
-        MrsslError: a label cannot be read.
+        MrsslError: no label can be read.
     """
-    volumes = _some_volumes([record for record in records if record.get("label_file")])
-    places = np.full((2, len(volumes), len(class_values), 3), np.nan)
-    for volume, record in enumerate(volumes):
+
+    def measure(record: dict[str, Any]) -> np.ndarray:
         label = np.asarray(cache.label(record))
+        places = np.full((2, len(class_values), 3), np.nan)
         for index, values in enumerate(class_values):
             voxels = np.argwhere(np.isin(label, values)) * np.asarray(record["spacing"])
             if len(voxels):
-                places[:, volume, index] = voxels.mean(0), voxels.std(0)
-    return ClassLayout.measure(centers=places[0], sizes=places[1])
+                places[:, index] = voxels.mean(0), voxels.std(0)
+        return places
+
+    labeled = _some_volumes([record for record in records if record.get("label_file")])
+    places = np.array(of_readable(labeled, measure)).reshape(-1, 2, len(class_values), 3)
+    return ClassLayout.measure(centers=places[:, 0], sizes=places[:, 1])
 
 
 def _some_volumes(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

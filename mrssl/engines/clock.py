@@ -54,7 +54,8 @@ class StepClock:
     def figures(self) -> dict[str, float]:
         """``images_per_second``, and ``data_share`` and ``overhead_share`` of the time; reset.
 
-        The overhead is what is neither waiting nor working: hooks, writing, pictures. On a GPU also
+        The overhead is what is neither waiting nor working: the schedule, the average of the
+        weights, writing, pictures. On a GPU also
         ``gpu_memory_mib``, the most that was ever allocated.
         """
         total = max(time.perf_counter() - self._start, 1e-9)

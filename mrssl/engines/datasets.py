@@ -14,7 +14,7 @@ from mrssl.config import ConfigError, is_pretraining, restores_whole_slices
 from mrssl.data import Dataset, dataset_options, load_dataset
 from mrssl.data.loader import Batches, EvaluationSet, PositionSampler, SampleStream, build_loader
 from mrssl.data.mapper import SliceMapper
-from mrssl.data.records import PackedRecords
+from mrssl.data.records import PackedRecords, of_readable
 from mrssl.data.statistics import class_layout, intensity_summary
 from mrssl.evaluation import (
     DistortionEvaluator,
@@ -261,23 +261,39 @@ class RunData:
         collate: Callable[[list[dict[str, Any]]], Any],
         batch_size: int = 4,
     ) -> DataLoader[Any]:
-        """This process's consecutive part of the test slices, each once.
+        """This process's part of the test slices, each once; see :meth:`test_share`.
 
         Raises:
             ConfigError: there are none.
         """
         if not self.test:
             raise ConfigError("DATASETS.TEST is empty: there is nothing to evaluate on")
-        first, last = (len(self.test) * r // world_size for r in (rank, rank + 1))
+        share = self.test_share(rank, world_size, batch_size)
         return build_loader(
-            EvaluationSet(self.test[first:last], self.test_mapper),
+            EvaluationSet(self.test[share.start : share.stop], self.test_mapper),
             batch_size=batch_size,
             num_workers=0,
             collate=collate,
         )
 
+    def test_share(self, rank: int, world_size: int, batch_size: int) -> range:
+        """Indices of one process's test slices: consecutive, and whole batches.
+
+        So every slice lies in the same batch, and finds the same to the last bit, however many
+        processes there are.
+        """
+        batches = -(-len(self.test) // batch_size)
+        first, last = (batches * r // world_size * batch_size for r in (rank, rank + 1))
+        return range(first, min(last, len(self.test)))
+
     def picture_samples(self, count: int = 4) -> list[dict[str, Any]]:
-        """A few mapped slices, spread over the test data (the training data if there are none)."""
+        """A few mapped slices, spread over the test data (the training data if there are none).
+
+        Those that cannot be read are left out.
+
+        Raises:
+            MrsslError: none of them can be read.
+        """
         records = self.test or self.train
         chosen = [records[(2 * i + 1) * len(records) // (2 * count)] for i in range(count)]
-        return [self.test_mapper(record) for record in chosen]
+        return of_readable(chosen, self.test_mapper)

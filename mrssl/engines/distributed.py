@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import nn
+
+_ALONE: ContextVar[bool] = ContextVar("alone", default=False)
 
 
 def is_distributed() -> bool:
@@ -29,14 +34,24 @@ def is_main_process() -> bool:
     return get_rank() == 0
 
 
+@contextmanager
+def alone() -> Iterator[None]:
+    """In the block losses are this process's own: others need not do the same at the same time."""
+    token = _ALONE.set(True)
+    try:
+        yield
+    finally:
+        _ALONE.reset(token)
+
+
 def mean_count(count: int) -> float:
-    """Mean of ``count`` over the processes, at least one over their number.
+    """Mean of ``count`` over the processes, at least one over their number; all must ask.
 
     A loss that each process divides by this, averaged over the processes as the gradients are, is
     the mean over the items of the whole batch, however unevenly they fell (Carion et al. 2020
     normalise by boxes in the same way).
     """
-    if is_distributed():
+    if is_distributed() and not _ALONE.get():
         total = torch.tensor(float(count), device=_device(), dtype=torch.float64)
         dist.all_reduce(total)
         return max(float(total) / dist.get_world_size(), 1.0 / dist.get_world_size())

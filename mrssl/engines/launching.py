@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
+import json
 import multiprocessing
 import os
-import pickle
 import signal
 import socket
+import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,8 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from mrssl.engines.signals import STOP_SIGNALS
-from mrssl.errors import MrsslError
+from mrssl.errors import Interrupted, MrsslError
+from mrssl.files import written_whole
 
 
 @dataclass(frozen=True)
@@ -78,14 +80,15 @@ def launch_processes(
     host, port = _meeting_point(processes)
     before = {number: signal.signal(number, _pass_on) for number in STOP_SIGNALS}
     try:
-        context = mp.start_processes(
-            _start,
-            nprocs=processes.per_machine,
-            args=(processes, host, port, function, args, setup),
-            join=False,
-            start_method="spawn",
-        )
-        _wait(context)
+        with tempfile.TemporaryDirectory(prefix="mrssl-") as folder:
+            context = mp.start_processes(
+                _start,
+                nprocs=processes.per_machine,
+                args=(processes, host, port, Path(folder), function, args, setup),
+                join=False,
+                start_method="spawn",
+            )
+            _wait(context, Path(folder))
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -109,10 +112,12 @@ def _start(
     processes: Processes,
     host: str,
     port: str,
+    folder: Path,
     function: Callable[..., Any],
     args: tuple[Any, ...],
     setup: Callable[[int], None] | None,
 ) -> None:
+    """The life of a process of this launch; ``folder`` is for what it has to tell."""
     os.environ |= {
         "MASTER_ADDR": host,
         "MASTER_PORT": port,
@@ -123,7 +128,8 @@ def _start(
     }
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max((os.cpu_count() or 1) // processes.per_machine, 1))
-    _run_process(function, args, setup, processes.cuda)
+    told = folder / f"{local_rank}.json"
+    _run_process(_call_and_tell, (told, function, args), setup, processes.cuda)
 
 
 def _run_process(
@@ -144,37 +150,36 @@ def _run_process(
         dist.destroy_process_group()
 
 
+def _call_and_tell(path: Path, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
+    """Call, and leave an error that is meant for the user in ``path``, before others miss us."""
+    try:
+        function(*args)
+    except MrsslError as error:
+        with written_whole(path) as temporary:
+            temporary.write_text(json.dumps({"text": str(error), "status": error.exit_status}))
+        sys.exit(error.exit_status)
+
+
 def _pass_on(number: int, frame: FrameType | None) -> None:
     for child in multiprocessing.active_children():
         if child.pid is not None:
             os.kill(child.pid, number)
 
 
-def _wait(context: mp.ProcessContext) -> None:
+def _wait(context: mp.ProcessContext, folder: Path) -> None:
     """Until all have ended; of several errors, that which was meant for the user is raised."""
     try:
         while not context.join():
             pass
     except (mp.ProcessRaisedException, mp.ProcessExitedException) as error:
         # The first to fail breaks the others' connections: any of them may be seen first.
-        for file in map(Path, context.error_files):
-            told = _told(pickle.loads(file.read_bytes())) if file.exists() else None
-            file.unlink(missing_ok=True)
-            if told is not None:
-                raise told from error
+        for file in sorted(folder.glob("[0-9]*.json")):
+            told = json.loads(file.read_text())
+            interrupted = told["status"] == Interrupted.exit_status
+            raise (Interrupted if interrupted else MrsslError)(told["text"]) from error
         if isinstance(error, mp.ProcessExitedException) and error.signal_name:
             raise MrsslError(f"a process of the run was killed by {error.signal_name}") from error
         raise
-
-
-def _told(trace: str) -> MrsslError | None:
-    """The error that a traceback ends with, where it was meant for the user."""
-    kind, _, text = trace.strip().splitlines()[-1].partition(": ")
-    module, _, name = kind.rpartition(".")
-    if not (text and module.startswith("mrssl.")):
-        return None
-    found = getattr(importlib.import_module(module), name, MrsslError)
-    return found(text) if issubclass(found, MrsslError) else MrsslError(text)
 
 
 __all__ = ["Processes", "launch_processes"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -37,11 +38,25 @@ def seed_step(seed: int, iteration: int, rank: int) -> None:
 
 
 def accelerate(cfg: CfgNode, model: nn.Module) -> None:
-    """What ``MRSSL.SOLVER.CHANNELS_LAST`` and ``COMPILE`` ask for, in place; names stay."""
+    """What ``MRSSL.SOLVER.CHANNELS_LAST`` and ``COMPILE`` ask for, in place; names stay.
+
+    Raises:
+        ConfigError: this machine cannot compile, for want of a C++ compiler, say.
+    """
     if cfg.MRSSL.SOLVER.CHANNELS_LAST:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if cfg.MRSSL.SOLVER.COMPILE:
+        _check_compiler(torch.device(cfg.MODEL.DEVICE))
         model.backbone.compile()  # type: ignore[operator,union-attr]
+
+
+def _check_compiler(device: torch.device) -> None:
+    """Compile next to nothing: the model itself is compiled in its first step only."""
+    try:
+        torch.compile(torch.neg)(torch.zeros(1, device=device))
+    except RuntimeError as error:
+        why = str(error).strip().splitlines()[0]
+        raise ConfigError(f"MRSSL.SOLVER.COMPILE: torch.compile fails here: {why}") from error
 
 
 class Update:
@@ -97,7 +112,8 @@ class Update:
             Every loss; and ``grad_norm`` before clipping and, with float16, ``skipped_steps``.
 
         Raises:
-            NonFiniteError: a loss is not finite, or a gradient in any precision but float16.
+            NonFiniteError: a loss or what it is computed from is not finite, or a gradient in any
+                precision but float16.
         """
         self.optimizer.zero_grad(set_to_none=True)
         losses: dict[str, float] = defaultdict(float)
@@ -126,8 +142,13 @@ class Update:
     def _backward(
         self, part: Sequence[dict[str, Any]], share: float, iteration: int
     ) -> dict[str, float]:
-        with self.autocast():
-            losses: dict[str, Tensor] = self.model(part)
+        try:
+            with self.autocast():
+                losses: dict[str, Tensor] = self.model(part)
+        except FloatingPointError:  # Detectron2's RPN finds it before there is a loss
+            fault = {"the output of the network": math.nan}
+            check_finite(fault, part, iteration=iteration, cfg=self.cfg)
+            raise
         values = {name: float(loss.detach()) for name, loss in losses.items()}
         check_finite(values, part, iteration=iteration, cfg=self.cfg)
         total = torch.stack([loss.float() for loss in losses.values()]).sum()

@@ -141,14 +141,14 @@ class Progress:
         )
         self.total, self.initial, self.done, self.start = total, initial, initial, time.monotonic()
 
-    def update(self, values: Mapping[str, float]) -> None:
-        """One iteration more, with its figures."""
-        self.done += 1
+    def update(self, values: Mapping[str, float], iterations: int = 1) -> None:
+        """So many iterations more, with the figures of the last."""
+        self.done += iterations
         text = " ".join(
             f"{name.removeprefix('loss_')} {value:.3g}" for name, value in values.items()
         )
         self.bar.set_postfix_str(text, refresh=False)
-        self.bar.update()
+        self.bar.update(iterations)
         now = time.monotonic()
         if not self.terminal and (now - self.last > self.seconds or self.done == self.total):
             self.last = now

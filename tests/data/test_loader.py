@@ -5,8 +5,9 @@ import pickle
 import signal
 import time
 from collections import Counter
+from collections.abc import Sequence
 from itertools import islice
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -69,6 +70,22 @@ def test_a_batch_that_cannot_be_shared_out() -> None:
 def test_nothing_to_train_on() -> None:
     with pytest.raises(MrsslError, match="no slice is left"):
         stream(0)
+
+
+def test_the_work_of_a_batch_does_not_grow_with_the_data() -> None:
+    class Records(Sequence):
+        touched: ClassVar[list[int]] = []
+
+        def __len__(self) -> int:
+            return 10**6
+
+        def __getitem__(self, index: int) -> dict[str, Any]:
+            self.touched.append(index)
+            return {"image_id": index}
+
+    data = SampleStream(Records(), mapper, seed=0, batch_size=4)
+    batch = [data[position]["image_id"] for position in range(400, 404)]
+    assert Records.touched == batch
 
 
 def test_a_stream_survives_pickling() -> None:

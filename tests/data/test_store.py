@@ -19,7 +19,7 @@ from mrssl.config import load_cfg
 from mrssl.data import Dataset, VolumeCache, load_dataset, read_volume
 from mrssl.data.preparing import prepare_store
 from mrssl.data.records import PackedRecords
-from mrssl.data.statistics import intensity_summary
+from mrssl.data.statistics import class_layout, intensity_summary
 from mrssl.data.store import exact_type
 from mrssl.engines.datasets import RunData
 from mrssl.errors import MrsslError
@@ -134,6 +134,19 @@ def test_what_was_trained_on_is_summed_up_alike(labeled_set: Path, store: Path) 
     assert summaries[0]["low"] == sorted(summaries[0]["low"])
     assert 20 <= summaries[0]["low"][0] < summaries[0]["high"][0] < 200
     assert "case" not in json.dumps(summaries)
+
+
+def test_what_cannot_be_read_is_left_out_of_the_sum(labeled_set: Path) -> None:
+    dataset = load_dataset(labeled_set)
+    files = sorted({(record["file_name"], record["label_file"]) for record in dataset.dicts})
+    for image, label in files[:2]:
+        Path(image).write_bytes(Path(image).read_bytes()[:-400])
+        Path(label).write_bytes(Path(label).read_bytes()[:-400])
+    assert intensity_summary(dataset.dicts, VolumeCache())["volumes"] == 2
+    assert class_layout(dataset.dicts, VolumeCache(), [1]).volumes.max() == 2
+    first = [record for record in dataset.dicts if record["file_name"] == files[0][0]]
+    with pytest.raises(MrsslError, match=Path(files[0][0]).name):
+        intensity_summary(first, VolumeCache())
 
 
 def test_records_travel_packed(store: Path) -> None:

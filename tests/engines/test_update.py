@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,17 @@ def test_a_gradient_that_is_not_finite_stops_before_the_weights_change(tmp_path:
     with pytest.raises(NonFiniteError, match=r"iteration 7: the gradient is not finite on 0\.nii"):
         broken(batch(), 7)
     assert torch.equal(broken.model.layer.weight, before)
+
+
+def test_a_network_that_gives_up_by_itself_names_the_batch_too(tmp_path: Path) -> None:
+    def give_up(*_: Any) -> None:
+        raise FloatingPointError("Predicted boxes or scores contain Inf/NaN.")
+
+    broken = update(tmp_path)
+    broken.model.register_forward_pre_hook(give_up)
+    with pytest.raises(NonFiniteError, match=r"iteration 7: the output .* not finite on 0\.nii"):
+        broken(batch(), 7)
+    assert list(tmp_path.glob("nonfinite_0000007_*.json"))
 
 
 class Scaler:
@@ -160,3 +172,32 @@ def test_channels_last_changes_the_layout_and_no_name() -> None:
     accelerate(cfg, model)
     assert model[0].weight.is_contiguous(memory_format=torch.channels_last)
     assert list(model.state_dict()) == names
+
+
+def compiling() -> Any:
+    cfg = get_cfg()
+    cfg.MODEL.DEVICE, cfg.MRSSL.SOLVER.COMPILE = "cpu", True
+    torch.compiler.reset()
+    return cfg
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler")
+def test_compiling_the_backbone_changes_no_name_and_no_figure() -> None:
+    model = nn.Module()
+    model.backbone = nn.Conv2d(3, 4, 3)
+    names, x = list(model.state_dict()), torch.rand(1, 3, 8, 8)
+    expected = model.backbone(x)
+    accelerate(compiling(), model)
+    assert model.backbone._compiled_call_impl is not None
+    torch.testing.assert_close(model.backbone(x), expected)
+    assert list(model.state_dict()) == names
+
+
+def test_a_machine_that_cannot_compile_is_told_so_before_training() -> None:
+    model = nn.Module()
+    model.backbone = nn.Conv2d(3, 4, 3)
+    inductor = pytest.importorskip("torch._inductor.config")
+    lacking = {"cpp.cxx": ("no-such-compiler",), "force_disable_caches": True}
+    with inductor.patch(lacking), pytest.raises(ConfigError, match=r"COMPILE: .*compiler") as told:
+        accelerate(compiling(), model)
+    assert "\n" not in str(told.value)

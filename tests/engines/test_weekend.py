@@ -32,8 +32,11 @@ def test_killed_at_random_moments(laboratory: Laboratory) -> None:
     assert laboratory.same("killed", "undisturbed")
 
 
-@pytest.mark.parametrize("fault", [inject_faults.sigusr1, inject_faults.full_disk_later])
-def test_saved_and_resumed(laboratory: Laboratory, fault) -> None:
+@pytest.mark.parametrize(
+    "fault",
+    [inject_faults.sigusr1, inject_faults.full_disk_later, inject_faults.unreadable_among_good],
+)
+def test_survived(laboratory: Laboratory, fault) -> None:
     fine, text = fault(laboratory)
     assert fine, text
 

@@ -77,7 +77,7 @@ class MRIDatasetMapper:
 
 def to_input(sample: Mapping[str, Any], *, is_train: bool) -> dict[str, Any]:
     """A sample of the core's mapper as Detectron2's models take it."""
-    out = {key: sample[key] for key in (*METADATA, *STREAM_KEYS) if key in sample}
+    out = {key: sample[key] for key in (*METADATA, "seed", *STREAM_KEYS) if key in sample}
     out["image"] = torch.from_numpy(np.ascontiguousarray(sample["image"]))
     if not is_train:
         out["ground_truth"] = ground_truth(sample)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections import defaultdict
 from pathlib import Path
 
 from detectron2.utils.events import CommonMetricPrinter, EventWriter, get_event_storage
 from fvcore.common.config import CfgNode
 
-from mrssl.engines.writers import MetricsFile, WandB
+from mrssl.engines.writers import MetricsFile, Progress, WandB
 
 
 class ProgressPrinter(CommonMetricPrinter):
@@ -28,6 +29,41 @@ class ProgressPrinter(CommonMetricPrinter):
         if iteration != self._printed:
             self._printed = iteration
             super().write()
+
+
+class ProgressBar(EventWriter):
+    """A bar with ETA and the losses of the last iteration, for a terminal.
+
+    Args:
+        max_iter: iterations of the whole run.
+        start_iteration: first iteration of this run.
+    """
+
+    def __init__(self, max_iter: int, *, start_iteration: int = 0) -> None:
+        self._bar = Progress(max_iter, initial=start_iteration)
+
+    def write(self) -> None:
+        """Move the bar to where the run is."""
+        storage = get_event_storage()
+        latest = storage.latest().items()
+        losses = {name: value for name, (value, _) in latest if _is_loss(name)}
+        done = min(storage.iter + 1, self._bar.total)  # asked once more after the last
+        self._bar.update(losses, done - self._bar.done)
+
+    def close(self) -> None:
+        """Leave the terminal clean."""
+        self._bar.close()
+
+
+def _is_loss(name: str) -> bool:
+    return name == "total_loss" or name.startswith("loss_")
+
+
+def progress_writer(max_iter: int, *, start_iteration: int = 0) -> EventWriter:
+    """A bar where there is a terminal, else Detectron2's line now and then."""
+    if sys.stderr.isatty():
+        return ProgressBar(max_iter, start_iteration=start_iteration)
+    return ProgressPrinter(max_iter)
 
 
 class MetricsWriter(EventWriter):
@@ -95,4 +131,4 @@ class WandBWriter(EventWriter):
         self._wandb.close()
 
 
-__all__ = ["MetricsWriter", "ProgressPrinter", "WandBWriter"]
+__all__ = ["MetricsWriter", "ProgressBar", "ProgressPrinter", "WandBWriter", "progress_writer"]

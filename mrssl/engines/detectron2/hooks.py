@@ -16,7 +16,7 @@ from torch import nn
 
 from mrssl.engines.averaging import WeightAverage
 from mrssl.engines.clock import gpu_memory
-from mrssl.engines.distributed import gather_objects, get_rank, is_main_process
+from mrssl.engines.distributed import alone, gather_objects, get_rank, is_main_process
 from mrssl.engines.signals import StopSignals
 from mrssl.engines.update import seed_step
 from mrssl.evaluation import is_better
@@ -192,7 +192,8 @@ class ValidationLoss(HookBase):
         for norm in norms:
             norm.eval()
         # Detectron2 puts statistics of its sampling into the storage: not those of validation.
-        with torch.random.fork_rng(), EventStorage():
+        # Processes may have more or fewer batches: none may wait for another in the middle of one.
+        with torch.random.fork_rng(), EventStorage(), alone():
             torch.manual_seed(0)
             for batch in self._batches():
                 for name, loss in model(batch).items():
@@ -254,8 +255,9 @@ class Pictures(HookBase):
 class Throughput(HookBase):
     """``images_per_second``, ``data_share``, ``overhead_share``, ``gpu_memory_mib`` as metrics.
 
-    It stands first, so that all other hooks count as overhead, the share of the time that is
-    neither spent waiting for data nor in the step.
+    Of the hooks that act after a step it stands first, and of those that act before one last, so
+    that all others count as overhead, the share of the time that is neither spent waiting for data
+    nor in the step.
 
     Args:
         images: of an iteration, over all processes.

@@ -13,17 +13,18 @@ import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import ROI_HEADS_REGISTRY
-from detectron2.modeling.roi_heads import StandardROIHeads, select_foreground_proposals
+from detectron2.modeling.roi_heads import select_foreground_proposals
 from detectron2.structures import ImageList, Instances
 from torch import Tensor
 
 from mrssl.distortions import build_distortions
+from mrssl.engines.detectron2.sampling import SeededROIHeads
 from mrssl.engines.distributed import mean_count
 from mrssl.modeling import DistortionBranch
 
 
 @ROI_HEADS_REGISTRY.register()
-class DistortionROIHeads(StandardROIHeads):
+class DistortionROIHeads(SeededROIHeads):
     """Box and mask heads as they are, and the distortion-type and restoration branches.
 
     Targets are instances of a slice's distorted regions (one class), with two fields more, which

@@ -13,7 +13,6 @@ import torch
 from detectron2.data import build_detection_test_loader
 from detectron2.engine import DefaultTrainer, HookBase, TrainerBase, create_ddp_model, hooks
 from detectron2.evaluation import inference_on_dataset
-from detectron2.modeling import build_model
 from detectron2.solver import LRMultiplier
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.events import EventWriter, TensorboardXWriter
@@ -30,7 +29,7 @@ from mrssl.engines.detectron2.catalog import load_registered
 from mrssl.engines.detectron2.checkpointing import MRICheckpointer
 from mrssl.engines.detectron2.dataset_mapper import MRIDatasetMapper, to_input
 from mrssl.engines.detectron2.evaluation import SliceDatasetEvaluator, to_prediction
-from mrssl.engines.detectron2.event_writers import MetricsWriter, ProgressPrinter, WandBWriter
+from mrssl.engines.detectron2.event_writers import MetricsWriter, WandBWriter, progress_writer
 from mrssl.engines.detectron2.hooks import (
     AverageWeights,
     BestCheckpointer,
@@ -42,6 +41,7 @@ from mrssl.engines.detectron2.hooks import (
     Throughput,
     ValidationLoss,
 )
+from mrssl.engines.detectron2.sampling import build_seeded_model
 from mrssl.engines.detectron2.step import MRITrainerStep
 from mrssl.engines.device import with_device
 from mrssl.engines.distributed import (
@@ -96,7 +96,7 @@ class MRITrainer(DefaultTrainer):
         self.folder = Path(cfg.OUTPUT_DIR)
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.transferred: list[str] = []
-        self.bare_model: nn.Module = build_model(cfg)
+        self.bare_model: nn.Module = build_seeded_model(cfg)
         self.average = build_average(cfg, self.bare_model)
         accelerate(cfg, self.bare_model)
         self.skipped = SkippedSlices(len(self.data.train), cfg.MRSSL.DATA.MAX_UNREADABLE)
@@ -203,9 +203,9 @@ class MRITrainer(DefaultTrainer):
             mapper.max_size = self.data.test_mapper.max_size
         count = min(VALIDATION_SLICES, len(records))
         chosen = [records[(2 * i + 1) * len(records) // (2 * count)] for i in range(count)]
-        mine = chosen[get_rank() :: get_world_size()]
-        for first in range(0, len(mine), _TEST_BATCH):
-            samples = [mapper(record) for record in mine[first : first + _TEST_BATCH]]
+        starts = range(0, count, _TEST_BATCH)  # whole batches, the same on any number of processes
+        for first in starts[get_rank() :: get_world_size()]:
+            samples = [mapper(record) for record in chosen[first : first + _TEST_BATCH]]
             yield [to_input(sample, is_train=True) for sample in samples]
 
     # -- the run ----------------------------------------------------------------------------------
@@ -218,9 +218,9 @@ class MRITrainer(DefaultTrainer):
         cfg = self.cfg
         period = cfg.TEST.EVAL_PERIOD
         found: list[HookBase] = [
+            SeededSteps(self.seed),
             Throughput(cfg.SOLVER.IMS_PER_BATCH),
             hooks.IterationTimer(),
-            SeededSteps(self.seed),
         ]
         found += [hooks.LRScheduler(), AverageWeights(self.average)]
         period_of_pictures = cfg.MRSSL.PICTURE_PERIOD or period
@@ -249,7 +249,7 @@ class MRITrainer(DefaultTrainer):
     def build_writers(self) -> list[EventWriter]:
         """The terminal, ``metrics.json`` and TensorBoard, from this run's first iteration on."""
         writers: list[EventWriter] = [
-            ProgressPrinter(self.max_iter),
+            progress_writer(self.max_iter, start_iteration=self.start_iter),
             MetricsWriter(self.folder / "metrics.json", start_iteration=self.start_iter),
         ]
         if self.cfg.MRSSL.WANDB_PROJECT:
@@ -347,6 +347,7 @@ def score(model: nn.Module, data: RunData, evaluator: Any = None) -> Results:
     loader = build_detection_test_loader(
         data.test,
         mapper=MRIDatasetMapper(data.test_mapper, is_train=False),
+        sampler=data.test_share(get_rank(), get_world_size(), _TEST_BATCH),
         batch_size=_TEST_BATCH,
     )
     scoring = data.evaluator()

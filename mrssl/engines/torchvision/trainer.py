@@ -214,15 +214,15 @@ class Trainer:
         cfg = self.cfg
         with self.clock.waiting():
             inputs = next(batches)
-        with self.clock.working(cfg.SOLVER.IMS_PER_BATCH):
-            losses = self.step(inputs)
+        losses = self.step(inputs)
         done = self.iteration
         log.step(losses)
         if done % cfg.MRSSL.LOG_PERIOD == 0 or done == last:
             log.write(done, log.means() | self._figures())
         if _due(cfg.MRSSL.PICTURE_PERIOD, done, last):
             self._picture(log)
-        stop = _due(cfg.TEST.EVAL_PERIOD, done, last) and self._evaluate(log)
+        due = bool(self.data.test) and _due(cfg.TEST.EVAL_PERIOD, done, last)
+        stop = due and self._evaluate(log)
         interrupted = signals.arrived()
         if interrupted or _due(cfg.SOLVER.CHECKPOINT_PERIOD, done, last):
             self.save()
@@ -243,7 +243,8 @@ class Trainer:
         self.skipped.note(inputs)
         seed_step(self.seed, self.iteration, get_rank())
         self._freeze_transferred()
-        losses, figures = self.update(inputs, self.iteration)
+        with self.clock.working(self.cfg.SOLVER.IMS_PER_BATCH):
+            losses, figures = self.update(inputs, self.iteration)
         self.scheduler.step()
         if self.average is not None:
             self.average.update_parameters(self.model)

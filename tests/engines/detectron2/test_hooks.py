@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -230,3 +232,23 @@ def test_a_fault_in_the_first_iterations_is_not_hidden_by_the_printer() -> None:
     built = trainer(printer, hooks.CallbackHook(after_step=fail))
     with pytest.raises(OSError, match="the fault"):
         built.train(0, 9)
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_gets_a_bar_and_a_log_gets_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    from detectron2.engine import hooks
+
+    from mrssl.engines.detectron2.event_writers import ProgressPrinter, progress_writer
+
+    assert isinstance(progress_writer(9), ProgressPrinter)  # no terminal here
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    writer = progress_writer(6, start_iteration=2)
+    trainer(hooks.PeriodicWriter([writer], period=3)).train(2, 6)
+    assert "6/6" in terminal.getvalue()
+    assert "7/6" not in terminal.getvalue()
+    assert "total_loss" in terminal.getvalue()

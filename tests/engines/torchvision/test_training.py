@@ -1,9 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -223,37 +220,22 @@ def test_an_average_is_what_is_scored_and_saved_and_survives_a_resume(
         assert again[task] == pytest.approx(values, nan_ok=True, abs=0, rel=0)
 
 
-@pytest.mark.slow
-def test_several_processes_do_what_one_does_with_the_whole_batch(
+def test_training_ends_early_where_nothing_betters(
     repository_root: Path, phantom: Path, tmp_path: Path
 ) -> None:
-    script = Path(__file__).with_name("gradients.py")
-    arguments = [str(repository_root / PRETRAIN), str(phantom)]
-    environment = os.environ | {"PYTHONPATH": str(repository_root), "OMP_NUM_THREADS": "1"}
-    for count in (1, 2, 4):
-        launcher = [sys.executable]
-        if count > 1:
-            launcher += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={count}"]
-        subprocess.run(
-            [*launcher, str(script), *arguments, str(tmp_path / f"{count}.npz")],
-            check=True,
-            env=environment,
-            timeout=600,
-        )
-    one = np.load(tmp_path / "1.npz")
-    told = json.loads((tmp_path / "1.npz.json").read_text())
-    scale = max(np.abs(one[name]).max() for name in one.files)
-    for count in (2, 4):
-        several = np.load(tmp_path / f"{count}.npz")
-        assert set(one.files) == set(several.files)
-        for name in one.files:
-            np.testing.assert_allclose(
-                several[name], one[name], atol=1e-5 * max(scale, 1.0), err_msg=name
-            )
-        theirs = json.loads((tmp_path / f"{count}.npz.json").read_text())
-        assert theirs["losses"] == pytest.approx(told["losses"], abs=1e-5)
-        # To the last digit, NaN (written as such) included.
-        assert json.dumps(theirs["results"]) == json.dumps(told["results"])
+    cfg = config(
+        repository_root, FINETUNE, phantom, tmp_path,
+        "TEST.EVAL_PERIOD", 1, "SOLVER.CHECKPOINT_PERIOD", 2, "MRSSL.SOLVER.PATIENCE", 2,
+        "MRSSL.SOLVER.BEST_METRIC", "hd95/missed",  # at its worst from the start
+    )  # fmt: skip
+    run(cfg)
+    # The first evaluation is the best, two more do not better it.
+    assert load_checkpoint(tmp_path / "model_best.pth")["iteration"] == 1
+    final = load_checkpoint(tmp_path / "model_final.pth")
+    assert (final["iteration"], final["evaluations_since_best"]) == (3, 2)
+    (tmp_path / "model_final.pth").unlink()
+    trainer = Trainer(cfg, resume=True)  # the count goes on
+    assert (trainer.iteration, trainer.evaluations_since_best) == (2, 1)
 
 
 @pytest.mark.parametrize(
