@@ -49,6 +49,19 @@ def _make_slowly(*args, **kwargs):
     return _make(*args, **kwargs)
 SliceMapper.__call__ = _make_slowly
 """
+#: A disk that is gone after a while: what asks for it waits for ever.
+GONE = """
+import itertools, time
+from torch.utils.data import get_worker_info
+from mrssl.data.mapper import SliceMapper
+_make, _made = SliceMapper.__call__, itertools.count()
+def _make_or_wait(*args, **kwargs):
+    worker = get_worker_info()
+    if worker is not None and worker.id == 0 and next(_made) >= 6:
+        time.sleep(10**6)
+    return _make(*args, **kwargs)
+SliceMapper.__call__ = _make_or_wait
+"""
 
 
 def stopped(ended: Ended, *words: str) -> Outcome:
@@ -127,31 +140,27 @@ def loss_not_finite(lab: Laboratory) -> Outcome:
     return fine and same, f"stopped: {text}"
 
 
-def _workers(lab: Laboratory, name: str, number: signal.Signals, *options: object) -> Ended:
-    """Start a run with two workers, and send one of them a signal once it trains."""
-    options = ("DATALOADER.NUM_WORKERS", 2, *options)
-    process = lab.start(name, "SOLVER.MAX_ITER", 10 * lab.iterations, *options, program=SLOW)
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-    if lab.wait_for(name, process, lambda: lab.done(name) >= 1):
-        for child in map(int, children.read_text().split()):
-            if b"train_net" in Path(f"/proc/{child}/cmdline").read_bytes():
-                os.kill(child, number)
-                break
-    return lab.end(name, process)
-
-
 def worker_killed(lab: Laboratory) -> Outcome:
     """The system kills a loader's worker, for memory, say."""
-    fine, text = stopped(
-        _workers(lab, "killed_worker", signal.SIGKILL), "worker", "being read: ", "slab"
-    )
+    options = ("SOLVER.MAX_ITER", 10 * lab.iterations, "DATALOADER.NUM_WORKERS", 2)
+    process = lab.start("killed_worker", *options, program=SLOW)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    if lab.wait_for("killed_worker", process, lambda: lab.done("killed_worker") >= 1):
+        for child in map(int, children.read_text().split()):
+            if b"train_net" in Path(f"/proc/{child}/cmdline").read_bytes():
+                os.kill(child, signal.SIGKILL)
+                break
+    fine, text = stopped(lab.end("killed_worker", process), "worker", "being read: ", "slab")
     return fine, f"stopped: {text}"
 
 
 def worker_hangs(lab: Laboratory) -> Outcome:
     """A loader's worker hangs, on a dead network disk, say."""
-    ended = _workers(lab, "hung_worker", signal.SIGSTOP, "MRSSL.DATA.WORKER_TIMEOUT", 20)
-    fine, text = stopped(ended, "timed out", "being read: ", "slab")
+    options = ("DATALOADER.NUM_WORKERS", 2, "MRSSL.DATA.WORKER_TIMEOUT", 20)
+    process = lab.start(
+        "hung_worker", "SOLVER.MAX_ITER", 10 * lab.iterations, *options, program=GONE
+    )
+    fine, text = stopped(lab.end("hung_worker", process), "timed out", "being read: ", "slab")
     return fine, f"stopped: {text}"
 
 
