@@ -228,9 +228,18 @@ def _obey_parent_only(numbers: set[signal.Signals]) -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def is_worker_fault(error: BaseException) -> bool:
-    """Whether this is torch's way to say that a worker died or hung; it may be raised anywhere."""
-    return isinstance(error, RuntimeError) and str(error).startswith("DataLoader ")
+def worker_fault(error: BaseException) -> BaseException | None:
+    """Torch's way to say that a worker died or hung, if that is how ``error`` came about.
+
+    It may be raised anywhere: what is interrupted, such as the writing of a checkpoint, may well
+    end in an error of its own.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, RuntimeError) and str(cause).startswith("DataLoader "):
+            return cause
+        cause = cause.__cause__ or cause.__context__
+    return None
 
 
 class Batches(Iterator[Any]):
@@ -259,10 +268,10 @@ class Batches(Iterator[Any]):
         """
         try:
             yield
-        except RuntimeError as error:
-            if not is_worker_fault(error):
+        except Exception as error:
+            if (fault := worker_fault(error)) is None:
                 raise
-            text = " ".join(str(error).split())
+            text = " ".join(str(fault).split())
             names = self.loader.dataset.being_read()  # type: ignore[attr-defined]
             self._end_workers()
             reading = ", ".join(names) or "nothing"

@@ -173,6 +173,18 @@ def test_a_worker_that_dies_is_named_with_its_slice() -> None:
                 os.kill(sample["pid"], signal.SIGKILL)
 
 
+def test_a_worker_that_dies_while_a_file_is_written_is_still_named() -> None:
+    batches = watch(lambda record, epoch=0, iteration=0: record)
+    next(batches)
+    with pytest.raises(LoaderError, match=r"DataLoader worker .* is killed"), batches.watched():
+        try:
+            raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
+        finally:  # as torch.save does, whose archive cannot be closed any more
+            raise RuntimeError("unexpected pos 64 vs 0")
+    with pytest.raises(RuntimeError, match="unexpected"), batches.watched():
+        raise RuntimeError("unexpected pos 64 vs 0")
+
+
 def test_workers_heed_no_signal_but_the_main_process() -> None:
     """A cluster signals every process of a job; the main one needs its workers to end its step."""
     batches = watch(lambda record, epoch=0, iteration=0: {**record, "pid": os.getpid()})

@@ -21,7 +21,7 @@ from torch import nn
 
 from mrssl.checkpoint import Provenance, input_differences
 from mrssl.config import is_pretraining
-from mrssl.data.loader import Batches, is_worker_fault
+from mrssl.data.loader import Batches, worker_fault
 from mrssl.engines.averaging import build_average
 from mrssl.engines.checkpoints import FINAL, check_room, periodic_name
 from mrssl.engines.datasets import RunData
@@ -338,7 +338,7 @@ def _to_inputs(samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def _is_no_message(record: logging.LogRecord) -> bool:
     # What is meant for the user is printed once, in one line, and not as a traceback besides.
     error = record.exc_info[1] if record.exc_info else None
-    return error is None or not (isinstance(error, MrsslError) or is_worker_fault(error))
+    return error is None or not (isinstance(error, MrsslError) or worker_fault(error))
 
 
 def score(model: nn.Module, data: RunData, evaluator: Any = None) -> Results:
