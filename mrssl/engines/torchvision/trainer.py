@@ -22,7 +22,7 @@ from mrssl.checkpoint import (
 from mrssl.config import is_pretraining
 from mrssl.data.loader import Batches
 from mrssl.engines.averaging import build_average, load_saved_weights, weights_to_save
-from mrssl.engines.checkpoints import RunCheckpoints, check_room
+from mrssl.engines.checkpoints import FINAL, RunCheckpoints, check_room
 from mrssl.engines.clock import StepClock
 from mrssl.engines.datasets import RunData
 from mrssl.engines.distributed import (
@@ -70,6 +70,7 @@ class Trainer:
         self.skipped = SkippedSlices(len(self.data.train), cfg.MRSSL.DATA.MAX_UNREADABLE)
         self.clock = StepClock()
         self.iteration = self.start_iteration = 0
+        self.final_iteration: int | None = None  # of the final checkpoint, once it is there
         self.best: float | None = None
         self.evaluations_since_best = 0
         self.notes: list[str] = []
@@ -122,6 +123,8 @@ class Trainer:
         self.scheduler.load_state_dict(content["scheduler"])
         self.update.load_state_dict(content)
         self.iteration = self.start_iteration = int(content["iteration"])
+        if path.name == FINAL:
+            self.final_iteration = self.iteration
         # The final checkpoint was saved before the last evaluation, the best one after it.
         content = self.checkpoints.best_of(self.iteration) or content
         self.best = content.get("best")
@@ -178,8 +181,10 @@ class Trainer:
                 log.note(line)
             if stopped_early:
                 log.note(f"stopped early at iteration {self.iteration}: no better metric")
-            # Before the evaluation: what took days must not hang on its last minute.
-            self.save(final=True)
+            # Before the evaluation: what took days must not hang on its last minute. A run that
+            # was killed in that evaluation has it already.
+            if self.final_iteration != self.iteration:
+                self.save(final=True)
             if self.data.test and not stopped_early:
                 self._evaluate(log)
         write_summary(

@@ -226,7 +226,8 @@ def test_training_ends_early_where_nothing_betters(
     cfg = config(
         repository_root, FINETUNE, phantom, tmp_path,
         "TEST.EVAL_PERIOD", 1, "SOLVER.CHECKPOINT_PERIOD", 2, "MRSSL.SOLVER.PATIENCE", 2,
-        "MRSSL.SOLVER.BEST_METRIC", "hd95/missed",  # at its worst from the start
+        # At its worst from the start: a model that was hardly trained is sure of nothing.
+        "MRSSL.SOLVER.BEST_METRIC", "hd95/missed", "MRSSL.EVALUATION.SCORE_THRESHOLD", 1.0,
     )  # fmt: skip
     run(cfg)
     # The first evaluation is the best, two more do not better it.
@@ -305,3 +306,18 @@ def test_the_layout_travels_with_the_weights(
     torch.save(content, scored[3])
     with pytest.raises(ConfigError, match=r"JOINT_NAMES is on, and .*model_final.pth does not say"):
         run(cfg, eval_only=True)
+
+
+def test_a_run_that_was_killed_in_its_last_evaluation_leaves_its_final_checkpoint_alone(
+    repository_root: Path, phantom: Path, tmp_path: Path
+) -> None:
+    cfg = config(repository_root, FINETUNE, phantom, tmp_path, "SOLVER.MAX_ITER", 2)
+    run(cfg)
+    before = (tmp_path / "model_final.pth").read_bytes()
+    (tmp_path / "inference" / "results.json").unlink()
+    assert "dice" in run(cfg, resume=True)
+    assert (tmp_path / "model_final.pth").read_bytes() == before
+    assert (tmp_path / "inference" / "results.json").is_file()
+    longer = config(repository_root, FINETUNE, phantom, tmp_path, "SOLVER.MAX_ITER", 3)
+    run(longer, resume=True)
+    assert load_checkpoint(tmp_path / "model_final.pth")["iteration"] == 3
