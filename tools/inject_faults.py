@@ -275,8 +275,8 @@ def examine(folder: Path, engine: str, args: argparse.Namespace) -> list[list[st
         if args.only is None or fault.__name__ in args.only:
             add(fault.__doc__, fault(lab))
     if args.kills:
-        # A life takes an iteration or two: all kills are to hit a run that is not yet at its end.
-        lab = Laboratory(folder / "kills", engine, 3 * args.kills + 6)
+        # A life may take some iterations: all kills are to hit a run that is not yet at its end.
+        lab = Laboratory(folder / "kills", engine, 6 * args.kills + 6)
         add(f"SIGKILL at {args.kills} random moments", killed(lab, args.kills, args.seed))
     return rows
 
