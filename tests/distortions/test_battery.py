@@ -50,9 +50,10 @@ def test_family_is_complete():
     assert len(NAMES) >= 20
     assert [d.name for d in build_distortions(["all"])] == NAMES
     assert [d.name for d in build_distortions(["swirl", "gamma"])] == ["gamma", "swirl"]
+    assert [d.name for d in build_distortions(["gamma", "gamma"])] == ["gamma"]
 
 
-@pytest.mark.parametrize("names", [["no_such_type"], [], ["gamma", "gamma"]])
+@pytest.mark.parametrize("names", [["no_such_type"], [], ["all", "no_such_type"]])
 def test_bad_names_are_told(names):
     with pytest.raises(MrsslError, match=r"MRSSL\.PRETEXT\.DISTORTIONS"):
         build_distortions(names)
