@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import multiprocessing
 import os
@@ -147,6 +148,9 @@ def _run_process(
             setup(int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
         function(*args)
     finally:
+        # A model in a cycle of references holds on to the group. Left to the end of Python, whose
+        # order is not given, the group's threads may still run then: the process aborts.
+        gc.collect()
         dist.destroy_process_group()
 
 
