@@ -215,7 +215,8 @@ def kill_and_resume(
     pace = laboratory.pace()
     for life in range(kills):
         process = laboratory.start(name, resume=True)
-        target = (life + 1) * laboratory.iterations // (kills + 1)
+        # All in the first three quarters: on a machine that is suddenly faster, no life ends by itself.
+        target = (life + 1) * laboratory.iterations * 3 // (4 * (kills + 1))
         if laboratory.wait_for(name, process, partial(reached, target)):
             time.sleep(rng.uniform(0, 1.5 * pace))
         if process.poll() is None:
