@@ -215,7 +215,7 @@ def kill_and_resume(
     pace = laboratory.pace()
     for life in range(kills):
         process = laboratory.start(name, resume=True)
-        # All in the first three quarters: on a machine that is suddenly faster, no life ends by itself.
+        # All in the first three quarters: where the machine gets faster, no life ends by itself.
         target = (life + 1) * laboratory.iterations * 3 // (4 * (kills + 1))
         if laboratory.wait_for(name, process, partial(reached, target)):
             time.sleep(rng.uniform(0, 1.5 * pace))

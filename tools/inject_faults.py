@@ -216,7 +216,8 @@ def killed(lab: Laboratory, kills: int, seed: int) -> Outcome:
     """A run that is killed at random moments, and resumed each time."""
     hits, invalid = kill_and_resume(lab, "killed", kills, random.Random(seed))
     same = lab.same("killed", "undisturbed")
-    text = f"{hits} hit it alive; resumed each time, the end {'equal' if same else 'NOT equal'} in every bit; "
+    text = f"{hits} hit it alive; resumed each time, "
+    text += f"the end {'equal' if same else 'NOT equal'} in every bit; "
     text += f"{invalid} times the newest checkpoint was invalid"
     return same and not invalid and hits == kills, text
 
