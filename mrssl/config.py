@@ -76,8 +76,8 @@ def add_mrssl_config(cfg: CN) -> None:
     node.AUGMENT = make()
     node.AUGMENT.SCALE = (0.85, 1.2)  # zoom about the centre
     node.AUGMENT.ROTATE = 10.0  # degrees, +-
-    # Share of the side, +-. With 0.05 a detector learns where in the picture a structure is wont to
-    # lie: moved by a sixth of the side, it then named seven vertebral columns of 16 one level off.
+    # Share of the side, +-. With little, a detector learns where in the picture a structure is wont
+    # to lie, and names alike ones wrongly where a scan was centred elsewhere.
     node.AUGMENT.TRANSLATE = 0.15
     node.AUGMENT.GAMMA = (0.7, 1.4)
     node.AUGMENT.CONTRAST = (0.8, 1.2)
@@ -96,8 +96,8 @@ def add_mrssl_config(cfg: CN) -> None:
     node.PRETEXT.CLEAN_SHARE = 0.1  # slices left undistorted
     node.PRETEXT.TOLERANCE = 0.02  # a pixel counts as changed beyond this difference, in [0, 1]
     node.PRETEXT.MIN_CHANGED = 0.1  # share of the region that must change, else it is drawn again
-    # Distortion types, or ("all",). How often each is drawn: WEIGHTS of equal length, or () for as
-    # often as it is named: ("all", "motion") draws motion twice as often as any other.
+    # Distortion types, or ("all",). How often each is drawn: WEIGHTS of equal length, or () for
+    # equal shares, but that ("all", "motion") draws motion twice as often as any other.
     node.PRETEXT.DISTORTIONS = ("all",)
     node.PRETEXT.WEIGHTS = ()
     node.PRETEXT.COMPOSE = (1, 1)  # distortions a region, inclusive

@@ -23,9 +23,10 @@ import numpy as np
 import torch
 from fvcore.common.config import CfgNode
 
+from checkpoint_cli import checkpoint_parser, configuration
 from distortion_report import FOUND, Sweep, draw_recall, format_sweep
 from mrssl.checkpoint import Provenance, load_checkpoint, load_strict
-from mrssl.config import ConfigError, is_pretraining, load_cfg
+from mrssl.config import ConfigError, is_pretraining
 from mrssl.data.loader import EvaluationSet, build_loader
 from mrssl.data.mapper import SliceMapper
 from mrssl.distortions import Distorter
@@ -158,13 +159,7 @@ def parse_severities(text: str) -> tuple[float, ...]:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    options = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    options.add_argument("--config-file", required=True, help="of the pretraining")
-    options.add_argument("--weights", required=True, help="a checkpoint of the pretraining")
-    options.add_argument("--dataset", required=True, help="folder of scans, or dataset.json:split")
-    options.add_argument("--output", required=True, type=Path, metavar="DIR")
+    options = checkpoint_parser(__doc__, "pretraining")
     options.add_argument(
         "--severities",
         type=parse_severities,
@@ -175,7 +170,6 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument(
         "--slices", type=int, default=100, help="at most, spread evenly (default: 100)"
     )
-    options.add_argument("opts", nargs=argparse.REMAINDER, help="overrides: KEY VALUE ...")
     return options
 
 
@@ -184,14 +178,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser().parse_args(argv)
     if args.slices < 1:
         raise MrsslError(f"--slices {args.slices}: give at least 1")
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    named = {
-        "MODEL.DEVICE": device,
-        "MODEL.WEIGHTS": args.weights,
-        "DATASETS.TEST": repr((args.dataset,)),
-    }
-    overrides = [part for pair in named.items() for part in pair]
-    cfg = load_cfg(args.config_file, [*overrides, *args.opts])
+    cfg = configuration(args)
     if not is_pretraining(cfg):
         raise ConfigError(f"{args.config_file}: not a configuration of the pretext")
     data = RunData(cfg, training=False)

@@ -14,7 +14,6 @@ Not a medical device: for research; no output may guide a diagnosis or treatment
 
 from __future__ import annotations
 
-import argparse
 import gzip
 import json
 from collections.abc import Iterator, Sequence
@@ -28,16 +27,16 @@ import torch
 from fvcore.common.config import CfgNode
 from tqdm import tqdm
 
+from checkpoint_cli import checkpoint_parser, configuration
 from mrssl.checkpoint import Provenance, load_strict
-from mrssl.config import ConfigError, is_pretraining, load_cfg
+from mrssl.config import ConfigError, is_pretraining
 from mrssl.data.nifti import is_nifti
 from mrssl.engines.datasets import RunData
 from mrssl.engines.pictures import draw_masks, gray_to_rgb
 from mrssl.engines.torchvision import build_model
 from mrssl.engines.torchvision.batches import collate, to_prediction
 from mrssl.errors import MrsslError, run_main
-from mrssl.evaluation.coco_scoring import encode_masks
-from mrssl.evaluation.naming import Instance, label_volume
+from mrssl.evaluation.naming import Instance, instances_of, label_volume
 from mrssl.files import replacing, written_whole
 from mrssl.privacy import pseudonym
 
@@ -113,10 +112,7 @@ def segment(
                 if before is not None and volume_of(record) != volume_of(before):
                     yield volume_of(before), labels(before)
                     found = {}
-                masks = encode_masks(output["masks"].astype(bool))
-                found[record["slice_index"]] = [
-                    *zip(output["classes"].tolist(), output["scores"].tolist(), masks, strict=True)
-                ]
+                found[record["slice_index"]] = instances_of(output)
                 before = record
             progress.update(len(batch))
     if before is not None:
@@ -156,29 +152,10 @@ def draw_volume(path: Path, image: Any, labels: np.ndarray) -> None:
         cv2.imwrite(str(temporary), np.concatenate(rows)[..., ::-1])
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    options = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    options.add_argument("--config-file", required=True, help="of the fine-tuning")
-    options.add_argument("--weights", required=True, help="a checkpoint of the fine-tuning")
-    options.add_argument("--dataset", required=True, help="folder of scans, or dataset.json:split")
-    options.add_argument("--output", required=True, type=Path, metavar="DIR")
-    options.add_argument("opts", nargs=argparse.REMAINDER, help="overrides: KEY VALUE ...")
-    return options
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     """Segment, and write."""
-    args = parser().parse_args(argv)
-    named = {
-        "MODEL.DEVICE": "cuda" if torch.cuda.is_available() else "cpu",
-        "MODEL.WEIGHTS": args.weights,
-        "DATASETS.TEST": repr((args.dataset,)),
-    }
-    overrides = [part for pair in named.items() for part in pair]
-    cfg = load_cfg(args.config_file, [*overrides, *args.opts])
+    args = checkpoint_parser(__doc__, "fine-tuning").parse_args(argv)
+    cfg = configuration(args)
     if is_pretraining(cfg):
         raise ConfigError(f"{args.config_file}: a configuration of the pretext segments nothing")
     model, data = load_model(cfg)

@@ -151,15 +151,15 @@ def build_distortions(names: Sequence[str] = ("all",)) -> list[Distortion]:
     """Make distortions by name.
 
     Args:
-        names: registered names in any order, or ``"all"`` among them for every registered type; a
-            name that is there twice is one type.
+        names: registered names in any order, or ``"all"`` for every registered type; names beside
+            it are one type all the same.
 
     Returns:
         One object a type, sorted by name whatever the order asked for: the position in this list
         is the type's index in labels and heads.
 
     Raises:
-        MrsslError: an unknown name, or no name at all.
+        MrsslError: an unknown name, a name given twice without "all", or no name at all.
     """
     known = registered_names()
     for name in names:
@@ -167,9 +167,10 @@ def build_distortions(names: Sequence[str] = ("all",)) -> list[Distortion]:
             raise MrsslError(
                 f"MRSSL.PRETEXT.DISTORTIONS: no distortion {name!r}; there are {', '.join(known)}"
             )
-    if not names:
-        raise MrsslError("MRSSL.PRETEXT.DISTORTIONS: name at least one type")
-    return [DISTORTION_REGISTRY.get(n)() for n in sorted(known if "all" in names else {*names})]
+    chosen = known if "all" in names else list(names)
+    if not chosen or len(set(chosen)) != len(chosen):
+        raise MrsslError("MRSSL.PRETEXT.DISTORTIONS: name at least one type, and none twice")
+    return [DISTORTION_REGISTRY.get(name)() for name in sorted(chosen)]
 
 
 def draw_seed(rng: np.random.Generator) -> int:

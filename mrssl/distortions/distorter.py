@@ -100,7 +100,7 @@ class Distorter:
         """Read the keys of ``cfg.MRSSL.PRETEXT``.
 
         ``WEIGHTS`` follow the order of the names in ``DISTORTIONS``, or of the registry for
-        "all". Without them a type counts as often as it is named.
+        "all". Without them a type counts as often as it is named, once by "all".
         """
         node = cfg.MRSSL.PRETEXT
         names, weights = list(node.DISTORTIONS), list(node.WEIGHTS)

@@ -111,6 +111,8 @@ class RunData:
         options = dataset_options(self.cfg)
         if not training:
             options |= {"keep_empty": True}
+        if not (self._labeled or self.pretraining):
+            options |= {"min_foreground": 0.0}  # all of a volume is to be segmented
         records: list[dict[str, Any]] = []
         node = self.cfg.DATASETS.TRAIN if training else self.cfg.DATASETS.TEST
         for name in node:

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from pycocotools import mask as coco_mask
 from scipy.optimize import linear_sum_assignment
 
-from mrssl.evaluation.coco_scoring import decode_mask
+from mrssl.evaluation.coco_scoring import decode_mask, encode_masks
 from mrssl.structures import ClassLayout
 
 #: Class (0-based), score in [0, 1] and run lengths of an instance.
@@ -30,15 +30,13 @@ Instance = tuple[int, float, dict[str, Any]]
 _SAME_THING = 0.5
 #: Things in neighbouring slices that overlap by this IoU are one structure.
 _SAME_STRUCTURE = 0.3
-#: A name is considered if its scores make up this share at least, and a thing if they sum to it.
-_LEAST_SCORE = 0.02
-#: No name of a structure, nor that it has none, is taken to be less likely than this.
+#: No name that is less likely is considered, and that there is none is always so likely.
 _LEAST_PROBABILITY = 0.02
-#: How much the detector's word counts against the layout's. From 1 to 8 the names of held-out
-#: training subjects were the same.
+#: How much the detector's word counts against the layout's.
 _DETECTOR_WEIGHT = 2.0
-#: Sets of names that are kept while structures are added one by one.
-_BEAM = 200
+#: Names considered in a volume, and sets of them that are kept while structures are added one by
+#: one. A detector that was hardly trained sees structures everywhere.
+_MOST_NAMES, _BEAM = 1000, 200
 
 
 @dataclass
@@ -77,6 +75,17 @@ class Structure:
             sums += len(rows) * index, rows.sum(), columns.sum()
             pixels += len(rows)
         return sums / max(pixels, 1) * np.asarray(spacing)
+
+
+def instances_of(prediction: Mapping[str, Any]) -> list[Instance]:
+    """The instances of a slice as they are kept until its volume is complete.
+
+    Args:
+        prediction: with ``classes`` (N,), ``scores`` (N,) and ``masks`` (N, H, W).
+    """
+    masks = encode_masks(np.asarray(prediction["masks"], bool))
+    classes, scores = (np.asarray(prediction[name]).tolist() for name in ("classes", "scores"))
+    return [*zip(classes, scores, masks, strict=True)]
 
 
 def label_volume(
@@ -172,7 +181,7 @@ def things_of_slice(instances: Sequence[Instance], num_classes: int) -> list[Thi
         elif coco_mask.area(mask):
             things.append(Thing(mask, np.zeros(num_classes)))
             things[-1].scores[category] = score
-    return [thing for thing in things if thing.scores.sum() >= _LEAST_SCORE]
+    return things
 
 
 def join_slices(slices: Mapping[int, Sequence[Thing]]) -> list[Structure]:
@@ -245,15 +254,14 @@ def _hypotheses(
     structures: Sequence[Structure],
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
     """Pairs of (structure, class) that the detector leaves open (N, 2), and their gains (N,)."""
-    pairs, gains = [], []
-    for place, (structure, length) in enumerate(zip(structures, _lengths(structures), strict=True)):
-        scores = structure.probabilities
-        none = max(1 - scores.sum(), _LEAST_PROBABILITY)
-        weight = _DETECTOR_WEIGHT * length
-        for category in np.flatnonzero(scores >= _LEAST_SCORE):
-            pairs.append((place, int(category)))
-            gains.append(weight * np.log(max(scores[category], _LEAST_PROBABILITY) / none))
-    return np.array(pairs, np.int64).reshape(-1, 2), np.array(gains)
+    lengths = _lengths(structures)[:, None]
+    scores = np.stack([structure.probabilities for structure in structures])
+    none = np.maximum(1 - scores.sum(1, keepdims=True), _LEAST_PROBABILITY)
+    gains = _DETECTOR_WEIGHT * lengths * np.log(np.maximum(scores, _LEAST_PROBABILITY) / none)
+    pairs = np.argwhere(scores >= _LEAST_PROBABILITY)
+    support = (lengths * scores)[tuple(pairs.T)]
+    pairs = pairs[np.sort(np.argsort(-support, kind="stable")[:_MOST_NAMES])]
+    return pairs, gains[tuple(pairs.T)]
 
 
 def _pair_gains(
@@ -297,6 +305,7 @@ __all__ = [
     "Instance",
     "Structure",
     "Thing",
+    "instances_of",
     "join_slices",
     "label_volume",
     "name_structures",

@@ -18,7 +18,7 @@ from scipy.optimize import linear_sum_assignment
 from mrssl.evaluation.coco_scoring import decode_mask, encode_masks
 from mrssl.evaluation.evaluator import EvaluationError, Results, SliceEvaluator
 from mrssl.evaluation.metrics import dice, dice_of_counts, mean_of_finite
-from mrssl.evaluation.naming import label_volume, slicewise_volume
+from mrssl.evaluation.naming import instances_of, label_volume, slicewise_volume
 from mrssl.evaluation.surface import surface_distances
 from mrssl.structures import ClassLayout
 
@@ -85,7 +85,7 @@ class VolumeEvaluator(SliceEvaluator):
 
     def _record(self, truth: Mapping[str, Any], prediction: Mapping[str, Any]) -> dict[str, Any]:
         size = (int(truth["height"]), int(truth["width"]))
-        scores, classes = np.asarray(prediction["scores"]), np.asarray(prediction["classes"])
+        scores = np.asarray(prediction["scores"])
         masks = np.asarray(prediction["masks"], bool)
         order = np.argsort(-scores, kind="stable")
         predicted = flatten_instances(masks[order[scores[order] >= self.score_threshold]], size)
@@ -97,7 +97,7 @@ class VolumeEvaluator(SliceEvaluator):
             "num_slices": int(truth["num_slices"]),
             "spacing": tuple(float(step) for step in truth["spacing"]),
             "size": size,
-            "found": [*zip(classes.tolist(), scores.tolist(), encode_masks(masks), strict=True)],
+            "found": instances_of(prediction),
             "true": _encode_classes(true, np.asarray(truth["classes"])),
             "instances": _paired_counts(predicted, true),
         }

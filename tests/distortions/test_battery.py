@@ -50,10 +50,12 @@ def test_family_is_complete():
     assert len(NAMES) >= 20
     assert [d.name for d in build_distortions(["all"])] == NAMES
     assert [d.name for d in build_distortions(["swirl", "gamma"])] == ["gamma", "swirl"]
-    assert [d.name for d in build_distortions(["gamma", "gamma"])] == ["gamma"]
+    assert [d.name for d in build_distortions(["all", "gamma", "gamma"])] == NAMES
 
 
-@pytest.mark.parametrize("names", [["no_such_type"], [], ["all", "no_such_type"]])
+@pytest.mark.parametrize(
+    "names", [["no_such_type"], [], ["gamma", "gamma"], ["all", "no_such_type"]]
+)
 def test_bad_names_are_told(names):
     with pytest.raises(MrsslError, match=r"MRSSL\.PRETEXT\.DISTORTIONS"):
         build_distortions(names)

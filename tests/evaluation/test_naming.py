@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mrssl.evaluation import EvaluationError, VolumeEvaluator
+from mrssl.evaluation import EvaluationError, VolumeEvaluator, naming
 from mrssl.evaluation.coco_scoring import encode_masks
 from mrssl.evaluation.naming import join_slices, named_volume, things_of_slice
 from mrssl.structures import ClassLayout
@@ -84,6 +84,19 @@ def test_what_the_detector_is_not_sure_of_is_left_out(layout: ClassLayout) -> No
     labels = named_volume(found, SHAPE, SPACING, layout, threshold=0.5)
     assert classes_at(labels)[1] > 0  # 0.3 + 0.3: sure of it, not of its name
     assert classes_at(labels)[3] == 0
+
+
+def test_a_detector_that_sees_structures_everywhere_is_bounded(
+    layout: ClassLayout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = every_slice(*[(c, 0.8, box(row)) for c, row in enumerate(ROWS[1:])])
+    for index, instances in found.items():
+        instances += [(0, 0.1, box(4 * k, column=(40, 50)[index % 2], height=3)) for k in range(15)]
+    monkeypatch.setattr(naming, "_MOST_NAMES", 10)
+    structures = join_slices({i: things_of_slice(x, 3) for i, x in found.items()})
+    assert len(structures) > 50
+    assert len(naming._hypotheses(structures)[0]) == 10
+    assert classes_at(named_volume(found, SHAPE, SPACING, layout)) == [0, 1, 2, 3]
 
 
 def test_nothing_found_is_nothing_named(layout: ClassLayout) -> None:

@@ -17,7 +17,6 @@ from mrssl import evaluation as core
 from mrssl.engines.distributed import gather_objects, is_main_process
 from mrssl.engines.samples import restored_slice
 from mrssl.evaluation import Evaluator, Results
-from mrssl.structures import ClassLayout
 
 
 class SliceDatasetEvaluator(DatasetEvaluator):
@@ -72,16 +71,9 @@ class RestorationEvaluator(SliceDatasetEvaluator):
 class VolumeEvaluator(SliceDatasetEvaluator):
     """Dice, HD95 and ASSD in 3-D: ``dice``, ``hd95``, ``assd``; rows in :attr:`per_subject`."""
 
-    def __init__(
-        self,
-        class_names: Sequence[str],
-        *,
-        score_threshold: float = 0.5,
-        layout: ClassLayout | None = None,
-    ) -> None:
-        super().__init__(
-            core.VolumeEvaluator(class_names, score_threshold=score_threshold, layout=layout)
-        )
+    def __init__(self, class_names: Sequence[str], **options: Any) -> None:
+        """Score instances of ``class_names``; options are those of the core's evaluator."""
+        super().__init__(core.VolumeEvaluator(class_names, **options))
 
     @property
     def per_subject(self) -> Sequence[Mapping[str, Any]]:

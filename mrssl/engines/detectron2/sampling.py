@@ -15,7 +15,7 @@ from detectron2.layers import nonzero_tuple
 from detectron2.modeling import PROPOSAL_GENERATOR_REGISTRY, ROI_HEADS_REGISTRY, build_model
 from detectron2.modeling.proposal_generator import RPN
 from detectron2.modeling.roi_heads import StandardROIHeads
-from detectron2.structures import ImageList, Instances
+from detectron2.structures import Instances
 from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 
@@ -76,15 +76,9 @@ class SeededROIHeads(SeededSampling, StandardROIHeads):
         self.begin_image()
         return super()._sample_proposals(*args, **kwargs)
 
-    def forward(
-        self,
-        images: ImageList,
-        features: dict[str, Tensor],
-        proposals: list[Instances],
-        targets: list[Instances] | None = None,
-    ) -> tuple[list[Instances], dict[str, Tensor]]:
+    def forward(self, *args: Any, **kwargs: Any) -> tuple[list[Instances], dict[str, Tensor]]:
         """See ``ROIHeads``; losses are means over the samples of all processes."""
-        instances, losses = super().forward(images, features, proposals, targets)
+        instances, losses = super().forward(*args, **kwargs)
         if self.training:
             classes = torch.cat([found.gt_classes for found in instances])
             positive = nonzero_tuple((classes >= 0) & (classes < self.num_classes))[0]

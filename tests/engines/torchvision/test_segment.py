@@ -93,6 +93,22 @@ def test_the_same_body_in_another_order_of_axes_is_segmented_alike(
     np.testing.assert_array_equal(np.asarray(one.dataobj), np.asarray(other.dataobj))
 
 
+def test_slices_that_show_little_of_a_body_are_segmented_too(
+    repository_root: Path, checkpoint: Path, scans: Path
+) -> None:
+    cfg = load_cfg(
+        repository_root / FINETUNE,
+        [
+            "MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", str(checkpoint),
+            "DATASETS.TEST", f"('{scans}',)", "MRSSL.DATA.MIN_FOREGROUND", "0.9",
+        ],
+    )  # fmt: skip
+    _, data = segment.load_model(cfg)
+    slices = {record["file_name"]: record["num_slices"] for record in data.test}
+    assert len(slices) == 2
+    assert len(data.test) == sum(slices.values())
+
+
 def test_what_is_there_already_is_left_alone(
     repository_root: Path,
     checkpoint: Path,
