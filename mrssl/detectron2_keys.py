@@ -91,6 +91,7 @@ def detectron2_keys() -> CN:
             "MIN_SIZE_TEST": 800,
             "MAX_SIZE_TEST": 1333,
             "RANDOM_FLIP": "horizontal",
+            "CROP": {"ENABLED": False, "TYPE": "relative_range", "SIZE": [0.9, 0.9]},
             "FORMAT": "BGR",
             "MASK_FORMAT": "polygon",
         }

@@ -15,6 +15,7 @@ from fvcore.common.config import CfgNode
 from mrssl.config import is_pretraining, restores_whole_slices
 from mrssl.data.augmentation import SliceAugmentation
 from mrssl.data.cache import VolumeCache
+from mrssl.data.cropping import RandomCrop
 from mrssl.data.donors import SLICE_KEYS, DonorPool
 from mrssl.data.labels import boxes_of_masks, instances_of_slice
 from mrssl.distortions import Distorter, SliceDistorter, WholeSliceDistorter
@@ -37,7 +38,7 @@ _TRAIN, _EVALUATE = 0, 1
 
 
 class SliceMapper:
-    """Read, stack neighbours, resize, augment and, while pretraining, distort one slice.
+    """Read, stack neighbours, crop, resize, augment and, while pretraining, distort one slice.
 
     Everything random follows from ``(seed, epoch, image_id)``: the sample is the same in whatever
     worker or process it is made, and after any resume. Evaluation draws from seed 0 and epoch 0,
@@ -48,6 +49,7 @@ class SliceMapper:
         min_sizes: the shorter side is resized to one of these; (0,) leaves the size alone.
         max_size: bound of the longer side.
         neighbor_step: distance of the slices in the first and third channel; 0 repeats the slice.
+        crop: of the slice before it is resized; None for none.
         augmentation: None for none.
         distorter: None for labelled slices.
         donors: where the distorter's foreign tissue comes from; another slice of the same volume
@@ -66,6 +68,7 @@ class SliceMapper:
         min_sizes: Sequence[int],
         max_size: int,
         neighbor_step: int = 1,
+        crop: RandomCrop | None = None,
         augmentation: SliceAugmentation | None = None,
         distorter: SliceDistorter | None = None,
         donors: DonorPool | None = None,
@@ -79,6 +82,7 @@ class SliceMapper:
         self.min_sizes = tuple(min_sizes)
         self.max_size = max_size
         self.neighbor_step = neighbor_step
+        self.crop = crop
         self.augmentation = augmentation
         self.distorter = distorter
         self.donors = donors or DonorPool()
@@ -117,6 +121,7 @@ class SliceMapper:
             min_sizes=sizes,
             max_size=cfg.INPUT.MAX_SIZE_TRAIN if training else cfg.INPUT.MAX_SIZE_TEST,
             neighbor_step=node.DATA.NEIGHBOR_STEP,
+            crop=RandomCrop.from_config(cfg) if augment else None,
             augmentation=SliceAugmentation.from_config(cfg) if augment else None,
             distorter=_distorter(cfg) if pretraining else None,
             donors=DonorPool(records, share=share, cache_bytes=cache.max_bytes)
@@ -154,6 +159,8 @@ class SliceMapper:
         sample = {key: record[key] for key in METADATA if key in record}
         sample["seed"] = int(rng.integers(2**31 - 1))
         image = self.stack(record)
+        shown = self.crop.sample(image.shape[1:], rng) if self.crop else (slice(None), slice(None))
+        image = image[(slice(None), *shown)]
         size = int(self.min_sizes[rng.integers(len(self.min_sizes))])
         height, width = resized_shape(image.shape[1:], size, self.max_size)
         change = self.augmentation.sample(rng) if self.augmentation else None
@@ -184,6 +191,7 @@ class SliceMapper:
         if record.get("label_file"):
             label = self.cache.label(record)[record["slice_index"]]
             if self.training:
+                label = label[shown]
                 if label.shape != (height, width):
                     label = cv2.resize(
                         label.astype(np.float32), (width, height), interpolation=cv2.INTER_NEAREST
