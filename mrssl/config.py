@@ -36,6 +36,19 @@ def restores_whole_slices(cfg: CN) -> bool:
     return cfg.MODEL.META_ARCHITECTURE == WHOLE_SLICE_RESTORATION
 
 
+def check_norms(cfg: CN, known: Sequence[str], *, engine: str) -> None:
+    """See that the norms of the model's parts are among those that an engine has.
+
+    Raises:
+        ConfigError: one is not.
+    """
+    for part in ("RESNETS", "FPN", "ROI_BOX_HEAD", "ROI_MASK_HEAD"):
+        norm = cfg.MODEL[part].get("NORM", "")
+        if norm not in known:
+            names = ", ".join(map(repr, known))
+            raise ConfigError(f"MODEL.{part}.NORM {norm!r}: {engine} has {names}")
+
+
 def add_mrssl_config(cfg: CN) -> None:
     """Add the node ``MRSSL`` with its defaults to ``cfg``, in place."""
     # Detectron2's CfgNode is a subclass of fvcore's, and merging wants the very same class.

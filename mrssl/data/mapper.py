@@ -159,8 +159,9 @@ class SliceMapper:
         sample = {key: record[key] for key in METADATA if key in record}
         sample["seed"] = int(rng.integers(2**31 - 1))
         image = self.stack(record)
-        shown = self.crop.sample(image.shape[1:], rng) if self.crop else (slice(None), slice(None))
-        image = image[(slice(None), *shown)]
+        everything = (slice(None), slice(None))
+        rows, columns = self.crop.sample(image.shape[1:], rng) if self.crop else everything
+        image = image[:, rows, columns]
         size = int(self.min_sizes[rng.integers(len(self.min_sizes))])
         height, width = resized_shape(image.shape[1:], size, self.max_size)
         change = self.augmentation.sample(rng) if self.augmentation else None
@@ -191,7 +192,7 @@ class SliceMapper:
         if record.get("label_file"):
             label = self.cache.label(record)[record["slice_index"]]
             if self.training:
-                label = label[shown]
+                label = label[rows, columns]
                 if label.shape != (height, width):
                     label = cv2.resize(
                         label.astype(np.float32), (width, height), interpolation=cv2.INTER_NEAREST

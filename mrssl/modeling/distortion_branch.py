@@ -83,8 +83,16 @@ class DistortionBranch(nn.Module):
             channels: channels of every pyramid level.
             strides: stride of each pyramid level by its Detectron2 name.
             num_types: K.
+
+        Raises:
+            MrsslError: the two levels are none of the pyramid's.
         """
         node, names = cfg.MRSSL, cfg.MRSSL.DISTORTION_HEAD.IN_FEATURES
+        if len(names) != 2 or not set(names) <= set(strides):
+            raise MrsslError(
+                f"MRSSL.DISTORTION_HEAD.IN_FEATURES {list(names)}: a fine and a coarse level of "
+                + ", ".join(strides)
+            )
         width = node.DISTORTION_HEAD.CONV_DIM
         type_head = restoration_head = None
         if node.TYPE_HEAD.LOSS_WEIGHT > 0:

@@ -92,7 +92,9 @@ def test_the_labels_show_the_same_window() -> None:
 
 
 def test_evaluation_shows_the_whole_slice() -> None:
-    assert _mapper("INPUT.MIN_SIZE_TEST", "0", training=False)(_record())["image"].shape[1:] == SHAPE
+    assert (
+        _mapper("INPUT.MIN_SIZE_TEST", "0", training=False)(_record())["image"].shape[1:] == SHAPE
+    )
 
 
 def test_a_wrong_type_is_told_in_one_line(tmp_path: Path) -> None:

@@ -116,6 +116,8 @@ def test_no_training_data(attempt) -> None:
         ("MODEL.META_ARCHITECTURE", "GeneralisedRCNN"),
         ("MODEL.ROI_HEADS.NAME", "DistortionROIHead"),
         ("MODEL.ROI_MASK_HEAD.NAME", "ImprovedMaskHeads"),
+        ("MODEL.RESNETS.DEPTH", 20),
+        ("MODEL.FPN.NORM", "BatchNorm"),
         ("MODEL.DEVICE", "gpu"),
         ("SOLVER.IMS_PER_BATCH", 0),
         ("SOLVER.LR_SCHEDULER_NAME", "WarmupCosine"),
@@ -126,6 +128,11 @@ def test_a_value_that_names_nothing(attempt, phantom: Path, key: str, value: obj
     text = attempt(*train_on(phantom), key, value)
     assert key in text
     assert str(value) in text
+
+
+def test_a_window_of_no_type(attempt, phantom: Path) -> None:
+    crop = ("INPUT.CROP.ENABLED", True, "INPUT.CROP.TYPE", "square")
+    assert "INPUT.CROP.TYPE 'square'" in attempt(*train_on(phantom), *crop, config=FINETUNE)
 
 
 def test_an_unknown_distortion(attempt, phantom: Path) -> None:

@@ -153,3 +153,9 @@ def test_the_residual_is_of_the_box_and_sees_its_surroundings(batch, fill):
     outside[0, :, 31:] += 1.0  # below the first box, within its margin of 26 / 16 x 4 pixels
     _, after = branch(outside, features, boxes)
     assert not torch.equal(after[0][0], before[0][0])
+
+
+@pytest.mark.parametrize("levels", ["('p2', 'p9')", "('p2',)"])
+def test_levels_that_are_none_of_the_pyramid(levels: str) -> None:
+    with pytest.raises(MrsslError, match=r"IN_FEATURES .*of p2, p4"):
+        build("MRSSL.DISTORTION_HEAD.IN_FEATURES", levels)

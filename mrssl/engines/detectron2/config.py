@@ -12,7 +12,7 @@ from detectron2.modeling import (
     ROI_MASK_HEAD_REGISTRY,
 )
 
-from mrssl.config import ConfigError, add_mrssl_config
+from mrssl.config import ConfigError, add_mrssl_config, check_norms
 
 #: By the keys under ``MODEL`` that choose from them.
 _REGISTRIES = {
@@ -22,6 +22,10 @@ _REGISTRIES = {
     "ROI_BOX_HEAD.NAME": ROI_BOX_HEAD_REGISTRY,
     "ROI_MASK_HEAD.NAME": ROI_MASK_HEAD_REGISTRY,
 }
+
+#: What Detectron2's tables of ResNets and normalisations hold.
+_DEPTHS = (18, 34, 50, 101, 152)
+_NORMS = ("", "BN", "SyncBN", "FrozenBN", "GN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N", "LN")
 
 
 def get_cfg() -> CfgNode:
@@ -48,3 +52,7 @@ def check_names(cfg: CfgNode) -> None:
         if not unused and node not in registry:
             known = ", ".join(sorted(name for name, _ in registry))
             raise ConfigError(f"MODEL.{key} {node!r}: Detectron2 knows {known}")
+    if cfg.MODEL.RESNETS.DEPTH not in _DEPTHS:
+        known = ", ".join(map(str, _DEPTHS))
+        raise ConfigError(f"MODEL.RESNETS.DEPTH {cfg.MODEL.RESNETS.DEPTH}: Detectron2 has {known}")
+    check_norms(cfg, _NORMS, engine="Detectron2")

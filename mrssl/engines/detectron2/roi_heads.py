@@ -57,10 +57,9 @@ class DistortionROIHeads(SeededROIHeads):
     def from_config(cls, cfg: CfgNode, input_shape: Mapping[str, ShapeSpec]) -> dict[str, Any]:
         """The keys of ``StandardROIHeads``, and the node ``MRSSL``."""
         arguments = super().from_config(cfg, input_shape)
-        names = cfg.MRSSL.DISTORTION_HEAD.IN_FEATURES
         arguments["distortion_branch"] = DistortionBranch.from_config(
             cfg,
-            channels=input_shape[names[0]].channels,
+            channels=next(iter(input_shape.values())).channels,
             strides={name: shape.stride for name, shape in input_shape.items()},
             num_types=len(build_distortions(cfg.MRSSL.PRETEXT.DISTORTIONS)),
         )

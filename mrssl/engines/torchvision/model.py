@@ -15,6 +15,7 @@ from mrssl.config import (
     DISTORTION_ROI_HEADS,
     WHOLE_SLICE_RESTORATION,
     ConfigError,
+    check_norms,
     restores_whole_slices,
 )
 from mrssl.engines.samples import restored_slice
@@ -24,6 +25,7 @@ from mrssl.engines.torchvision.roi_heads import DistortionROIHeads, build_roi_he
 from mrssl.engines.torchvision.rpn import SeededRPN, build_rpn
 from mrssl.engines.torchvision.whole_slice import WholeSliceRestoration, build_whole_slice
 from mrssl.modeling import paste_rois
+from mrssl.modeling.layers import NORMS
 
 
 class MaskRCNN(SliceModel):
@@ -161,3 +163,4 @@ def check_names(cfg: CfgNode) -> None:
                 f"MODEL.{key} {name!r}: the torchvision engine has "
                 + " and ".join(map(repr, known))
             )
+    check_norms(cfg, NORMS, engine="the torchvision engine")
