@@ -111,7 +111,7 @@ def test_the_name_alone_chooses_the_head(configure, repository_root):
     [
         ("NAME", "PointRendMaskHead", r"ROI_MASK_HEAD.NAME 'PointRendMaskHead'.*ImprovedMaskHead"),
         ("POOLER_TYPE", "ROIPool", r"MODEL.ROI_MASK_HEAD.POOLER_TYPE 'ROIPool'"),
-        ("NORM", "LN", r"unknown norm 'LN'"),
+        ("NORM", "LN", r"MODEL.ROI_MASK_HEAD.NORM 'LN': the torchvision engine has"),
     ],
 )
 def test_what_the_torchvision_engine_has_not(configure, key, value, message):
