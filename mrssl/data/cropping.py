@@ -36,8 +36,8 @@ class RandomCrop:
         if self.kind not in TYPES:
             raise ConfigError(f"INPUT.CROP.TYPE {self.kind!r}: one of {', '.join(TYPES)}")
         most = 1 if self.kind.startswith("relative") else np.inf
-        rising = self.kind != "absolute_range" or self.size[0] <= self.size[1]
-        if len(self.size) != 2 or not all(0 < s <= most for s in self.size) or not rising:
+        fine = len(self.size) == 2 and all(0 < s <= most for s in self.size)
+        if not fine or (self.kind == "absolute_range" and self.size[0] > self.size[1]):
             raise ConfigError(f"INPUT.CROP.SIZE {list(self.size)}: no sizes of type {self.kind}")
 
     @classmethod

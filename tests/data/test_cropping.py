@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -46,6 +44,7 @@ def test_windows_reach_every_border() -> None:
         ("relative_range", (0.0, 0.5)),
         ("absolute_range", (50, 10)),
         ("absolute", (10,)),
+        ("absolute_range", (10,)),
     ],
 )
 def test_what_makes_no_window_is_refused(kind: str, size: tuple[float, ...]) -> None:
@@ -97,6 +96,6 @@ def test_evaluation_shows_the_whole_slice() -> None:
     )
 
 
-def test_a_wrong_type_is_told_in_one_line(tmp_path: Path) -> None:
+def test_a_wrong_type_is_told_in_one_line() -> None:
     with pytest.raises(ConfigError, match=r"INPUT\.CROP\.TYPE 'square': one of"):
         _mapper("INPUT.CROP.TYPE", "square")
