@@ -32,8 +32,6 @@ _SAME_THING = 0.5
 _SAME_STRUCTURE = 0.3
 #: No name that is less likely is considered, and that there is none is always so likely.
 _LEAST_PROBABILITY = 0.02
-#: How much the detector's word counts against the layout's.
-_DETECTOR_WEIGHT = 2.0
 #: Names considered in a volume, and sets of them that are kept while structures are added one by
 #: one. A detector that was hardly trained sees structures everywhere.
 _MOST_NAMES, _BEAM = 1000, 200
@@ -217,11 +215,16 @@ def name_structures(
 
     Maximised, by beam search from the surest structure on, is the sum of
 
-    - of each named structure, ``2 w log(p / p0)``: ``p`` the mean score of the class, ``p0`` what
-      the scores of all classes leave to 1, ``w`` its number of slices over that of the longest;
-    - of each pair of them, the evidence of the layout times the smaller ``w``, so that a fragment
-      does not take a whole structure's name, and over ``C - 1``, since the ``C - 1`` others say
-      much the same of a structure.
+    - of each named structure, ``w (log(s / (1 - s)) + log(p / p1))``: ``s`` the sum of its mean
+      scores over the classes, so that what is rather there than not is named; ``p`` the mean score
+      of the class, ``p1`` that of its likeliest; ``w`` its number of slices over that of the
+      longest, so that a fragment does not take a whole structure's name;
+    - of each pair of them, what :meth:`~mrssl.structures.ClassLayout.evidence` says of their
+      offset, times the smaller ``w``.
+
+    The second part, as ``log(p / p1)``, is never above 0: names cost what they fit worse than
+    others. Were a fitting place worth a reward, five alike structures would be named rather than
+    the four of them that have names.
 
     Args:
         structures: of one volume.
@@ -256,8 +259,10 @@ def _hypotheses(
     """Pairs of (structure, class) that the detector leaves open (N, 2), and their gains (N,)."""
     lengths = _lengths(structures)[:, None]
     scores = np.stack([structure.probabilities for structure in structures])
-    none = np.maximum(1 - scores.sum(1, keepdims=True), _LEAST_PROBABILITY)
-    gains = _DETECTOR_WEIGHT * lengths * np.log(np.maximum(scores, _LEAST_PROBABILITY) / none)
+    likely = np.maximum(scores, _LEAST_PROBABILITY)
+    total = np.maximum(scores.sum(1, keepdims=True), _LEAST_PROBABILITY)
+    there = np.log(total / np.maximum(1 - total, _LEAST_PROBABILITY))
+    gains = lengths * (there + np.log(likely / likely.max(1, keepdims=True)))
     pairs = np.argwhere(scores >= _LEAST_PROBABILITY)
     support = (lengths * scores)[tuple(pairs.T)]
     pairs = pairs[np.sort(np.argsort(-support, kind="stable")[:_MOST_NAMES])]
@@ -273,15 +278,17 @@ def _pair_gains(
 ) -> npt.NDArray[np.float64]:
     """What two hypotheses say to each other, (N, N); -inf where only one of them can hold."""
     places, classes = hypotheses.T
-    centers = np.stack([structure.center(spacing) for structure in structures])[places]
+    centers = np.stack([structure.center(spacing) for structure in structures])
     offsets = centers[None] - centers[:, None]
-    gains = layout.evidence(classes[:, None], classes[None], offsets, extent)
+    best = layout.best_log_density(offsets, extent)
+    both = (places[:, None], places[None])
+    gains = layout.evidence(classes[:, None], classes[None], offsets[both], best[both])
     lengths = _lengths(structures)[places]
-    gains *= np.minimum(lengths[:, None], lengths[None]) / max(layout.num_classes - 1, 1)
+    gains *= np.minimum(lengths[:, None], lengths[None])
     shown = np.zeros((len(structures), 1 + max(max(s.things) for s in structures)), bool)
     for row, structure in zip(shown, structures, strict=True):
         row[list(structure.things)] = True
-    together = np.asarray((shown[:, None] & shown[None]).any(-1))[places[:, None], places[None]]
+    together = np.asarray((shown[:, None] & shown[None]).any(-1))[both]
     excluded = (classes[:, None] == classes[None]) & together
     return np.where(excluded, -np.inf, gains)
 

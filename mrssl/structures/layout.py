@@ -75,29 +75,68 @@ class ClassLayout:
         """C."""
         return len(self.offsets)
 
-    def evidence(
+    def log_density(
         self,
         first: npt.NDArray[np.integer],
         second: npt.NDArray[np.integer],
         offsets: npt.NDArray[np.float64],
-        extent: npt.NDArray[np.float64],
     ) -> npt.NDArray[np.float64]:
-        """How much better a place is explained by the layout than by chance.
+        """How likely an offset is from one class to another.
 
         Args:
             first: int (...): class of the structure that the offset leads from.
             second: int (...): of that which it leads to.
             offsets: float64 (..., 3), mm.
-            extent: float64 (3,), mm: the volume, in which a chance place would lie anywhere.
 
         Returns:
-            float64 (...): log of the ratio of both densities, at least ``log(0.01)``; 0 for pairs
-            that were never seen together.
+            float64 (...): log density, of mm^-3; of no meaning for pairs never seen together.
         """
         spread = self.spreads[first, second]
         z = (offsets - self.offsets[first, second]) / spread
-        log_ratio = (-0.5 * z**2 - np.log(spread * np.sqrt(2 * np.pi)) + np.log(extent)).sum(-1)
-        mixed = np.logaddexp(np.log1p(-_OUTLIERS) + log_ratio, np.log(_OUTLIERS))
+        return np.asarray((-0.5 * z**2 - np.log(spread * np.sqrt(2 * np.pi))).sum(-1))
+
+    def best_log_density(
+        self, offsets: npt.NDArray[np.float64], extent: npt.NDArray[np.float64]
+    ) -> npt.NDArray[np.float64]:
+        """How likely an offset is by the pair of classes that explains it best, or by chance.
+
+        Args:
+            offsets: float64 (..., 3), mm.
+            extent: float64 (3,), mm: the volume, in which a chance place would lie anywhere.
+
+        Returns:
+            float64 (...): log density, of mm^-3.
+        """
+        best = np.full(offsets.shape[:-1], -np.log(extent).sum())
+        for pair in np.argwhere(self.volumes > 0):  # one by one: all at once may be gigabytes
+            np.maximum(best, self.log_density(pair[0], pair[1], offsets), out=best)
+        return best
+
+    def evidence(
+        self,
+        first: npt.NDArray[np.integer],
+        second: npt.NDArray[np.integer],
+        offsets: npt.NDArray[np.float64],
+        best: npt.NDArray[np.float64],
+    ) -> npt.NDArray[np.float64]:
+        """How much worse a pair of names explains an offset than the best pair, or chance, would.
+
+        It is against the best and not against chance alone because chance does not put look-alikes
+        in a row: a thoracic vertebra above the lumbar ones lies as one lumbar lies above another,
+        and that is no reason to give it a name.
+
+        Args:
+            first: see :meth:`log_density`.
+            second: likewise.
+            offsets: likewise.
+            best: float64 (...), what :meth:`best_log_density` says of the offsets.
+
+        Returns:
+            float64 (...): log ratio of the densities, from ``log(0.01)`` to 0; 0 for pairs that
+            were never seen together.
+        """
+        ratio = self.log_density(first, second, offsets) - best
+        mixed = np.logaddexp(np.log1p(-_OUTLIERS) + ratio, np.log(_OUTLIERS))
         return np.where(self.volumes[first, second] > 0, mixed, 0.0)
 
     def to_dict(self) -> dict[str, Any]:

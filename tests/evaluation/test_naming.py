@@ -50,6 +50,22 @@ def test_one_beyond_the_last_is_not_the_last(layout: ClassLayout) -> None:
     assert labels.dtype == np.uint16
 
 
+def test_a_look_alike_beyond_the_row_does_not_shift_the_names_where_the_last_is_missing() -> None:
+    # As where the field of view stands too high: a thoracic vertebra in it, L5 out of it. Their
+    # places do not agree with the shifted names, since the lowest class lies farther off.
+    rows = (4, 16, 28, 46)
+    centers = np.array([[[6.0, row, 25.0] for row in rows]])
+    layout = ClassLayout.measure(centers, np.full((1, 4, 3), 4.0))
+    seen = (4, 16, 28)  # of the classes 0 to 2; and a look-alike above
+    found = every_slice(
+        *[(c, 0.55, box(row + 12)) for c, row in enumerate(seen)],
+        *[(c + 1, 0.4, box(row + 12)) for c, row in enumerate(seen)],
+        (0, 0.6, box(4)),
+    )
+    labels = named_volume(found, SHAPE, SPACING, layout)
+    assert [int(labels[2, row + 4, 25]) for row in (4, 16, 28, 40)] == [0, 1, 2, 3]
+
+
 def test_a_name_follows_from_those_of_the_others(layout: ClassLayout) -> None:
     found = every_slice(
         (0, 0.9, box(ROWS[1])), (0, 0.5, box(ROWS[2])), (1, 0.4, box(ROWS[2])),

@@ -32,15 +32,34 @@ def test_spreads_of_one_volume_are_what_is_known_of_people() -> None:
     np.testing.assert_allclose(layout.spreads[0, 1], np.hypot(3.0, 0.1 * 50))
 
 
-def test_the_right_place_is_likelier_than_chance_and_the_wrong_one_never_below_a_hundredth() -> (
-    None
-):
+def evidence(layout: ClassLayout, first: int, second: int, *offsets: np.ndarray) -> np.ndarray:
+    places = np.stack(offsets)
+    pair = np.full(len(places), first), np.full(len(places), second)
+    return layout.evidence(*pair, places, layout.best_log_density(places, EXTENT))
+
+
+def test_the_right_place_costs_nothing_and_the_wrong_one_never_more_than_a_hundredth() -> None:
     layout = measured()
-    first, second = np.array([0, 0]), np.array([1, 1])
-    offsets = np.stack([layout.offsets[0, 1], [0, -100, 0]])
-    right, wrong = layout.evidence(first, second, offsets, EXTENT)
-    assert right > 3
+    right, wrong = evidence(layout, 0, 1, layout.offsets[0, 1], np.array([0.0, -100, 0]))
+    assert right == pytest.approx(0, abs=0.02)
     assert wrong == pytest.approx(np.log(0.01))
+    other = evidence(layout, 0, 2, layout.offsets[0, 1])
+    assert other == pytest.approx(np.log(0.01), rel=0.01)  # there lies class 1
+
+
+def test_alike_neighbours_are_explained_alike() -> None:
+    # 0 to 1 is as far as 1 to 2, so that a pair of neighbours says little about which they are.
+    layout = measured(volumes=400)
+    offset = layout.offsets[0, 1]
+    assert evidence(layout, 0, 1, offset) == pytest.approx(0, abs=0.3)
+    assert evidence(layout, 1, 2, offset) == pytest.approx(0, abs=0.3)
+
+
+def test_nothing_explains_a_place_worse_than_chance() -> None:
+    layout = measured()
+    far = np.array([[70.0, -150, 150]])
+    assert layout.best_log_density(far, EXTENT) == pytest.approx(-np.log(EXTENT).sum())
+    assert layout.best_log_density(layout.offsets[0, 2], EXTENT) > -np.log(EXTENT).sum()
 
 
 def test_a_pair_never_seen_together_says_nothing() -> None:
@@ -49,7 +68,7 @@ def test_a_pair_never_seen_together_says_nothing() -> None:
     )
     layout = ClassLayout.measure(centers, np.where(np.isfinite(centers), 1.0, np.nan))
     assert layout.volumes.tolist() == [[2, 1, 1], [1, 1, 0], [1, 0, 1]]
-    assert layout.evidence(np.array([1]), np.array([2]), np.zeros((1, 3)), EXTENT) == [0.0]
+    assert evidence(layout, 1, 2, np.array([5.0, 5, 5])) == [0.0]
     assert np.isfinite(layout.spreads).all()
 
 
