@@ -32,6 +32,10 @@ _SAME_THING = 0.5
 _SAME_STRUCTURE = 0.3
 #: No name that is less likely is considered, and that there is none is always so likely.
 _LEAST_PROBABILITY = 0.02
+#: How much the detector's names and the layout count against the detector's finding of a structure.
+#: A detector takes names also from where in the field of view a thing lies. Chosen on fields cut at
+#: both ends, where half and twice as much made little difference.
+_NAME_WEIGHT, _LAYOUT_WEIGHT = 0.5, 2.0
 #: Names considered in a volume, and sets of them that are kept while structures are added one by
 #: one. A detector that was hardly trained sees structures everywhere.
 _MOST_NAMES, _BEAM = 1000, 200
@@ -215,16 +219,17 @@ def name_structures(
 
     Maximised, by beam search from the surest structure on, is the sum of
 
-    - of each named structure, ``w (log(s / (1 - s)) + log(p / p1))``: ``s`` the sum of its mean
+    - of each named structure, ``w (log(s / (1 - s)) + 0.5 log(p / p1))``: ``s`` the sum of its mean
       scores over the classes, so that what is rather there than not is named; ``p`` the mean score
       of the class, ``p1`` that of its likeliest; ``w`` its number of slices over that of the
       longest, so that a fragment does not take a whole structure's name;
-    - of each pair of them, what :meth:`~mrssl.structures.ClassLayout.evidence` says of their
+    - of each pair of them, twice what :meth:`~mrssl.structures.ClassLayout.evidence` says of their
       offset, times the smaller ``w``.
 
-    The second part, as ``log(p / p1)``, is never above 0: names cost what they fit worse than
-    others. Were a fitting place worth a reward, five alike structures would be named rather than
-    the four of them that have names.
+    Names are never rewarded, they cost what they fit worse than others. Were a fitting place worth
+    a reward, five alike structures would be named rather than the four of them that have names.
+    What then is rather there than not and has no name, since it lies where nothing should (the
+    patient's own anatomy, a fracture), takes one that is left.
 
     Args:
         structures: of one volume.
@@ -250,7 +255,26 @@ def name_structures(
             ]
         grown = [state for state in grown if np.isfinite(state[0])]
         states = sorted(grown, key=lambda state: -state[0])[:_BEAM]
-    return {int(hypotheses[h, 0]): int(hypotheses[h, 1]) for h in states[0][1]}
+    names = {int(hypotheses[h, 0]): int(hypotheses[h, 1]) for h in states[0][1]}
+    return names | _left_names(structures, hypotheses, names)
+
+
+def _left_names(
+    structures: Sequence[Structure],
+    hypotheses: npt.NDArray[np.int64],
+    names: Mapping[int, int],
+) -> dict[int, int]:
+    """Classes that no structure has, for nameless ones that are rather there than not."""
+    scores = {place: structures[place].probabilities for place in set(hypotheses[:, 0].tolist())}
+    nameless = [place for place in scores if place not in names and scores[place].sum() >= 0.5]
+    lengths = _lengths(structures)
+    left: dict[int, int] = {}
+    for place in sorted(nameless, key=lambda k: -lengths[k] * scores[k].sum()):
+        taken = {*names.values(), *left.values()}
+        free = [c for k, c in hypotheses.tolist() if k == place and c not in taken]
+        if free:
+            left[place] = max(free, key=lambda c: float(scores[place][c]))
+    return left
 
 
 def _hypotheses(
@@ -262,7 +286,7 @@ def _hypotheses(
     likely = np.maximum(scores, _LEAST_PROBABILITY)
     total = np.maximum(scores.sum(1, keepdims=True), _LEAST_PROBABILITY)
     there = np.log(total / np.maximum(1 - total, _LEAST_PROBABILITY))
-    gains = lengths * (there + np.log(likely / likely.max(1, keepdims=True)))
+    gains = lengths * (there + _NAME_WEIGHT * np.log(likely / likely.max(1, keepdims=True)))
     pairs = np.argwhere(scores >= _LEAST_PROBABILITY)
     support = (lengths * scores)[tuple(pairs.T)]
     pairs = pairs[np.sort(np.argsort(-support, kind="stable")[:_MOST_NAMES])]
@@ -284,7 +308,7 @@ def _pair_gains(
     both = (places[:, None], places[None])
     gains = layout.evidence(classes[:, None], classes[None], offsets[both], best[both])
     lengths = _lengths(structures)[places]
-    gains *= np.minimum(lengths[:, None], lengths[None])
+    gains *= _LAYOUT_WEIGHT * np.minimum(lengths[:, None], lengths[None])
     shown = np.zeros((len(structures), 1 + max(max(s.things) for s in structures)), bool)
     for row, structure in zip(shown, structures, strict=True):
         row[list(structure.things)] = True
