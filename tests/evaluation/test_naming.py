@@ -66,6 +66,23 @@ def test_a_look_alike_beyond_the_row_does_not_shift_the_names_where_the_last_is_
     assert [int(labels[2, row + 4, 25]) for row in (4, 16, 28, 40)] == [0, 1, 2, 3]
 
 
+def test_what_is_surely_there_keeps_its_name_where_the_patient_is_built_otherwise(
+    layout: ClassLayout,
+) -> None:
+    found = every_slice(*[(c, 0.8, box(row)) for c, row in enumerate((4, 28, 52))])
+    labels = named_volume(found, SHAPE, SPACING, layout)  # all twice as far apart
+    assert [int(labels[2, row + 4, 25]) for row in (4, 28, 52)] == [1, 2, 3]
+
+
+def test_a_nameless_thing_takes_no_name_that_is_taken(layout: ClassLayout) -> None:
+    found = every_slice(
+        *[(c, 0.8, box(row)) for c, row in enumerate(ROWS[1:])], (1, 0.9, box(52, column=48))
+    )
+    labels = named_volume(found, SHAPE, SPACING, layout)
+    assert classes_at(labels) == [0, 1, 2, 3]
+    assert not labels[:, 56, 50].any()
+
+
 def test_a_name_follows_from_those_of_the_others(layout: ClassLayout) -> None:
     found = every_slice(
         (0, 0.9, box(ROWS[1])), (0, 0.5, box(ROWS[2])), (1, 0.4, box(ROWS[2])),
