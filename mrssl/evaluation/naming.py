@@ -30,12 +30,14 @@ Instance = tuple[int, float, dict[str, Any]]
 _SAME_THING = 0.5
 #: Things in neighbouring slices that overlap by this IoU are one structure.
 _SAME_STRUCTURE = 0.3
-#: No name that is less likely is considered, and that there is none is always so likely.
+#: That there is none is always so likely, as is every name of what is rather there than not; of
+#: what is rather not, no name that is less likely is considered.
 _LEAST_PROBABILITY = 0.02
-#: How much the detector's names and the layout count against the detector's finding of a structure.
-#: A detector takes names also from where in the field of view a thing lies. Chosen on fields cut at
-#: both ends, where half and twice as much made little difference.
-_NAME_WEIGHT, _LAYOUT_WEIGHT = 0.5, 2.0
+#: How much the detector's choice of a name counts: it takes names also from where in the field of
+#: view a thing lies. Chosen on fields cut at both ends; half and twice as much did little.
+_NAME_WEIGHT = 0.25
+#: What has scores of so much in sum is rather there than not, and may have any name.
+_RATHER_THERE = 0.5
 #: Names considered in a volume, and sets of them that are kept while structures are added one by
 #: one. A detector that was hardly trained sees structures everywhere.
 _MOST_NAMES, _BEAM = 1000, 200
@@ -219,17 +221,17 @@ def name_structures(
 
     Maximised, by beam search from the surest structure on, is the sum of
 
-    - of each named structure, ``w (log(s / (1 - s)) + 0.5 log(p / p1))``: ``s`` the sum of its mean
-      scores over the classes, so that what is rather there than not is named; ``p`` the mean score
-      of the class, ``p1`` that of its likeliest; ``w`` its number of slices over that of the
+    - of each named structure, ``w (log(s / (1 - s)) + 0.25 log(p / p1))``: ``s`` the sum of its
+      mean scores over the classes, so that what is rather there than not is named; ``p`` the mean
+      score of the class, ``p1`` that of its likeliest; ``w`` its number of slices over that of the
       longest, so that a fragment does not take a whole structure's name;
-    - of each pair of them, twice what :meth:`~mrssl.structures.ClassLayout.evidence` says of their
+    - of each pair of them, what :meth:`~mrssl.structures.ClassLayout.evidence` says of their
       offset, times the smaller ``w``.
 
     Names are never rewarded, they cost what they fit worse than others. Were a fitting place worth
     a reward, five alike structures would be named rather than the four of them that have names.
     What then is rather there than not and has no name, since it lies where nothing should (the
-    patient's own anatomy, a fracture), takes one that is left.
+    patient's own anatomy, a fracture), takes one that is left and that the detector thought of.
 
     Args:
         structures: of one volume.
@@ -266,29 +268,31 @@ def _left_names(
 ) -> dict[int, int]:
     """Classes that no structure has, for nameless ones that are rather there than not."""
     scores = {place: structures[place].probabilities for place in set(hypotheses[:, 0].tolist())}
-    nameless = [place for place in scores if place not in names and scores[place].sum() >= 0.5]
+    nameless = [
+        place for place in scores if place not in names and scores[place].sum() >= _RATHER_THERE
+    ]
     lengths = _lengths(structures)
     left: dict[int, int] = {}
     for place in sorted(nameless, key=lambda k: -lengths[k] * scores[k].sum()):
         taken = {*names.values(), *left.values()}
-        free = [c for k, c in hypotheses.tolist() if k == place and c not in taken]
+        free = [c for c in np.flatnonzero(scores[place] >= _LEAST_PROBABILITY) if c not in taken]
         if free:
-            left[place] = max(free, key=lambda c: float(scores[place][c]))
+            left[place] = int(max(free, key=lambda c: scores[place][c]))
     return left
 
 
 def _hypotheses(
     structures: Sequence[Structure],
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-    """Pairs of (structure, class) that the detector leaves open (N, 2), and their gains (N,)."""
+    """Pairs of (structure, class) that are considered (N, 2), and their gains (N,)."""
     lengths = _lengths(structures)[:, None]
     scores = np.stack([structure.probabilities for structure in structures])
     likely = np.maximum(scores, _LEAST_PROBABILITY)
     total = np.maximum(scores.sum(1, keepdims=True), _LEAST_PROBABILITY)
     there = np.log(total / np.maximum(1 - total, _LEAST_PROBABILITY))
     gains = lengths * (there + _NAME_WEIGHT * np.log(likely / likely.max(1, keepdims=True)))
-    pairs = np.argwhere(scores >= _LEAST_PROBABILITY)
-    support = (lengths * scores)[tuple(pairs.T)]
+    pairs = np.argwhere((scores >= _LEAST_PROBABILITY) | (lengths * total >= _RATHER_THERE))
+    support = (lengths * likely)[tuple(pairs.T)]
     pairs = pairs[np.sort(np.argsort(-support, kind="stable")[:_MOST_NAMES])]
     return pairs, gains[tuple(pairs.T)]
 
@@ -308,7 +312,7 @@ def _pair_gains(
     both = (places[:, None], places[None])
     gains = layout.evidence(classes[:, None], classes[None], offsets[both], best[both])
     lengths = _lengths(structures)[places]
-    gains *= _LAYOUT_WEIGHT * np.minimum(lengths[:, None], lengths[None])
+    gains *= np.minimum(lengths[:, None], lengths[None])
     shown = np.zeros((len(structures), 1 + max(max(s.things) for s in structures)), bool)
     for row, structure in zip(shown, structures, strict=True):
         row[list(structure.things)] = True

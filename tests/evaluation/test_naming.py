@@ -69,9 +69,18 @@ def test_a_look_alike_beyond_the_row_does_not_shift_the_names_where_the_last_is_
 def test_what_is_surely_there_keeps_its_name_where_the_patient_is_built_otherwise(
     layout: ClassLayout,
 ) -> None:
-    found = every_slice(*[(c, 0.8, box(row)) for c, row in enumerate((4, 28, 52))])
-    labels = named_volume(found, SHAPE, SPACING, layout)  # all twice as far apart
-    assert [int(labels[2, row + 4, 25]) for row in (4, 28, 52)] == [1, 2, 3]
+    columns = (20, 50, 20)  # the middle one lies where nothing should
+    found = every_slice(*[(c, 0.8, box(row, column=columns[c])) for c, row in enumerate(ROWS[1:])])
+    labels = named_volume(found, SHAPE, SPACING, layout)
+    assert [int(labels[2, ROWS[c + 1] + 4, columns[c] + 5]) for c in range(3)] == [1, 2, 3]
+
+
+def test_what_is_surely_there_may_have_a_name_that_the_detector_did_not_think_of(
+    layout: ClassLayout,
+) -> None:
+    found = every_slice((0, 0.9, box(ROWS[1])), (0, 0.9, box(ROWS[2])), (2, 0.9, box(ROWS[3])))
+    labels = named_volume(found, SHAPE, SPACING, layout)
+    assert classes_at(labels) == [0, 1, 2, 3]
 
 
 def test_a_nameless_thing_takes_no_name_that_is_taken(layout: ClassLayout) -> None:
