@@ -34,7 +34,7 @@ _SAME_STRUCTURE = 0.3
 #: what is rather not, no name that is less likely is considered.
 _LEAST_PROBABILITY = 0.02
 #: How much the detector's choice of a name counts: it takes names also from where in the field of
-#: view a thing lies. Chosen on fields cut at both ends; half and twice as much did little.
+#: view a thing lies. Chosen on fields cut at both ends, where twice as much did little.
 _NAME_WEIGHT = 0.25
 #: What has scores of so much in sum is rather there than not, and may have any name.
 _RATHER_THERE = 0.5
@@ -258,20 +258,14 @@ def name_structures(
         grown = [state for state in grown if np.isfinite(state[0])]
         states = sorted(grown, key=lambda state: -state[0])[:_BEAM]
     names = {int(hypotheses[h, 0]): int(hypotheses[h, 1]) for h in states[0][1]}
-    return names | _left_names(structures, hypotheses, names)
+    return names | _left_names(structures, names)
 
 
-def _left_names(
-    structures: Sequence[Structure],
-    hypotheses: npt.NDArray[np.int64],
-    names: Mapping[int, int],
-) -> dict[int, int]:
+def _left_names(structures: Sequence[Structure], names: Mapping[int, int]) -> dict[int, int]:
     """Classes that no structure has, for nameless ones that are rather there than not."""
-    scores = {place: structures[place].probabilities for place in set(hypotheses[:, 0].tolist())}
-    nameless = [
-        place for place in scores if place not in names and scores[place].sum() >= _RATHER_THERE
-    ]
+    scores = [structure.probabilities for structure in structures]
     lengths = _lengths(structures)
+    nameless = [k for k, p in enumerate(scores) if k not in names and p.sum() >= _RATHER_THERE]
     left: dict[int, int] = {}
     for place in sorted(nameless, key=lambda k: -lengths[k] * scores[k].sum()):
         taken = {*names.values(), *left.values()}
