@@ -29,7 +29,7 @@ from few_labels_report import (
     with_iterations_to_scratch,
     zoo_rows,
 )
-from few_labels_run import execute
+from few_labels_run import execute, score_again
 from few_labels_yaml import load_plan
 from mrssl.errors import MrsslError, run_main
 from mrssl.evaluation import write_results
@@ -64,6 +64,11 @@ def parser() -> argparse.ArgumentParser:
     what = options.add_mutually_exclusive_group()
     what.add_argument("--list", action="store_true", help="print a command line a run that is left")
     what.add_argument("--run", metavar="ID", help="do this run only, in this process")
+    what.add_argument(
+        "--score-again",
+        action="store_true",
+        help="by the code as it is, finished runs whose weights were kept; then report",
+    )
     what.add_argument("--model-zoo", action="store_true", help="print rows for MODEL_ZOO.md")
     options.add_argument(
         "--tune", action="store_true", help="cross-validate the plan's grids in the training split"
@@ -81,6 +86,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if args.run:
         execute(bench, _by_id(bench, args.run))
+        return 0
+    if args.score_again:
+        _score_again(bench, args)
         return 0
     runs = _runs(bench, args)
     if args.list:
@@ -143,6 +151,19 @@ def _runs(bench: Bench, args: argparse.Namespace) -> list[Run]:
     left = [run for run in chosen if bench.finished(run) is None]
     needed = {bench.needs(run) for run in left}
     return [run for run in bench.runs(PRETRAIN) if run.id in needed] + chosen
+
+
+def _score_again(bench: Bench, args: argparse.Namespace) -> None:
+    runs = bench.runs(TUNE if args.tune else FINETUNE)
+    try:
+        for run in _filtered(args, runs, bench.plan):
+            before = bench.finished(run)
+            row = score_again(bench, run)
+            if before is not None and row is not None:
+                print(f"{run.id}: Dice {before['dice']:.3f} -> {row['dice']:.3f}", flush=True)
+    finally:
+        write_rows(bench)
+        write_report(bench)
 
 
 def _filtered(args: argparse.Namespace, runs: Iterable[Run], plan: Plan) -> Iterator[Run]:

@@ -119,13 +119,15 @@ def _about(rows: Sequence[Row]) -> str:
         key: ", ".join(dict.fromkeys(str(row[key]) for row in rows))
         for key in ("engine", "device", "threads", "torch", "code", "slices_per_iteration")
     }
+    told["scored_by"] = ", ".join(dict.fromkeys(row.get("scored_by", row["code"]) for row in rows))
+    again = f", scored by {told['scored_by']}" if told["scored_by"] != told["code"] else ""
     steps: dict[str, dict[int, None]] = defaultdict(dict)
     for row in rows:
         steps[row["labeled"]][row["iterations"]] = None
     schedule = "; ".join(f"{'/'.join(map(str, steps[n]))} at n = {n}" for n in labels_of(rows))
     return (
         f"{len(rows)} runs on {told['device']} ({told['threads']} threads a run; engine "
-        f"{told['engine']}, torch {told['torch']}, mrssl {told['code']}). Iterations of "
+        f"{told['engine']}, torch {told['torch']}, mrssl {told['code']}{again}). Iterations of "
         f"{told['slices_per_iteration']} slices: {schedule}. n is the number of labelled subjects."
     )
 

@@ -1,4 +1,4 @@
-"""One run of the few-label benchmark: train through ``tools/train_net.py``, score, leave a row."""
+"""One run of the few-label benchmark: train by ``tools/train_net.py``, score, leave a row."""
 
 from __future__ import annotations
 
@@ -8,17 +8,20 @@ import platform
 import shutil
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 
 import mrssl
 import train_net
 from few_labels_bench import RESULT, Bench, Row, file_digest
 from few_labels_plan import PRETRAIN, ROOT, Run
 from mrssl.engines.checkpoints import FINAL
+from mrssl.errors import MrsslError
 from mrssl.evaluation import write_results
 
 
@@ -27,9 +30,12 @@ def execute(bench: Bench, run: Run) -> Row:
 
     A pretraining that was killed goes on from its last checkpoint; a fine-tuning starts again.
     """
-    row = bench.finished(run)
-    if row is not None:
-        return row
+    with _alone(bench, run):
+        row = bench.finished(run)
+        return _execute(bench, run) if row is None else row
+
+
+def _execute(bench: Bench, run: Run) -> Row:
     folder = bench.folder(run.id)
     weights = bench.weights(run)
     if run.kind != PRETRAIN:
@@ -44,15 +50,51 @@ def execute(bench: Bench, run: Run) -> Row:
         row["sha256"] = file_digest(final)
     else:
         row["weights_sha256"] = file_digest(weights) if weights else ""
-        begun = _clocks()
-        _score(bench, run, final)
-        row["scoring_seconds"], row["scoring_cpu_seconds"] = _since(begun)
-        row |= scores(folder / "test" / "inference") | {"curve": curve(folder / "train")}
+        row |= _score(bench, run, final) | {"curve": curve(folder / "train")}
         if not bench.keep:
             for file in (folder / "train").glob("*.pth"):
                 file.unlink()
     write_results(row, folder / RESULT)
     return row
+
+
+def score_again(bench: Bench, run: Run) -> Row | None:
+    """Score the kept weights of a finished run with the code as it is, and return its new row.
+
+    Training is not repeated, and its part of the row stays: the curve is by the code of then.
+
+    Returns:
+        None where the run is not finished, its weights were not kept, or it has been scored by
+        this code.
+    """
+    folder = bench.folder(run.id)
+    final = folder / "train" / FINAL
+    with _alone(bench, run):
+        row = bench.finished(run)
+        if row is None or not final.exists():
+            return None
+        if row.get("scored_by", row["code"]) == code_version():
+            return None
+        shutil.rmtree(folder / "test", ignore_errors=True)
+        row = row | _score(bench, run, final)
+        write_results(row, folder / RESULT)
+    return row
+
+
+@contextmanager
+def _alone(bench: Bench, run: Run) -> Iterator[None]:
+    """Keep other processes from a run, until the block or this process ends.
+
+    Raises:
+        MrsslError: another is at it.
+    """
+    folder = bench.folder(run.id)
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / "lock", timeout=0):
+            yield
+    except Timeout as error:
+        raise MrsslError(f"{run.id}: another process is at it ({folder})") from error
 
 
 def _clocks() -> tuple[float, float]:
@@ -76,14 +118,18 @@ def _train(bench: Bench, run: Run, weights: Path | None) -> None:
     _tool(bench, run, opts, *(["--resume"] if run.kind == PRETRAIN else []))
 
 
-def _score(bench: Bench, run: Run, checkpoint: Path) -> None:
+def _score(bench: Bench, run: Run, checkpoint: Path) -> Row:
+    """The part of a row that is about the test subjects."""
+    begun, folder = _clocks(), bench.folder(run.id) / "test"
     opts = {
         **run.recipe.opts,
         "DATASETS.TEST": [str(bench.data / run.test)],
         "MODEL.WEIGHTS": str(checkpoint),
-        "OUTPUT_DIR": str(bench.folder(run.id) / "test"),
+        "OUTPUT_DIR": str(folder),
     }
     _tool(bench, run, opts, "--eval-only")
+    seconds = dict(zip(("scoring_seconds", "scoring_cpu_seconds"), _since(begun), strict=True))
+    return scores(folder / "inference") | seconds | {"scored_by": code_version()}
 
 
 def _tool(bench: Bench, run: Run, opts: Mapping[str, Any], *flags: str) -> None:

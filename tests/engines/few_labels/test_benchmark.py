@@ -96,6 +96,32 @@ def test_a_killed_run_starts_again(bench: Bench, trainings: Trainings) -> None:
     assert "--resume" not in trainings.calls[2]
 
 
+def test_two_processes_do_not_share_a_run(bench: Bench, trainings: Trainings) -> None:
+    run = run_of(bench, "scratch/n1/seed0")
+    with few_labels_run._alone(bench, run), pytest.raises(MrsslError, match="another process"):
+        execute(bench, run)
+    assert not trainings.calls
+    execute(bench, run)
+
+
+def test_kept_weights_are_scored_again_by_other_code_and_only_then(
+    bench: Bench, trainings: Trainings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept, lost = (run_of(bench, f"scratch/n1/seed{seed}") for seed in (0, 1))
+    before = execute(replace(bench, keep=True), kept)
+    execute(bench, lost)
+    assert few_labels_run.score_again(bench, kept) is None
+    monkeypatch.setattr(few_labels_run, "code_version", lambda: "newer")
+    monkeypatch.setitem(RESULTS["dice"], "dice", 0.75)
+    trainings.calls.clear()
+    assert few_labels_run.score_again(bench, lost) is None and not trainings.calls
+    row = few_labels_run.score_again(bench, kept)
+    assert row is not None and len(trainings.calls) == 1 and "--eval-only" in trainings.calls[0]
+    assert (row["dice"], row["code"], row["scored_by"]) == (0.75, before["code"], "newer")
+    assert row["curve"] == before["curve"] and bench.finished(kept) == row
+    assert few_labels_run.score_again(bench, kept) is None
+
+
 def test_the_test_subjects_are_named_when_scoring_and_not_before(
     bench: Bench, trainings: Trainings
 ) -> None:
