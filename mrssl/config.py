@@ -148,6 +148,9 @@ def add_mrssl_config(cfg: CN) -> None:
     node.RESTORATION_HEAD.L2_WEIGHT = 0.5
     node.RESTORATION_HEAD.SSIM_WEIGHT = 0.25
     node.RESTORATION_HEAD.LOSS_WEIGHT = 1.0
+    # The box head besides tells where in the volume each proposal lies; 0 leaves the branch out.
+    node.POSITION_HEAD = make()
+    node.POSITION_HEAD.LOSS_WEIGHT = 0.0
 
     # -- transfer ---------------------------------------------------------------------------------
     node.TRANSFER = make()

@@ -119,7 +119,9 @@ def _about(rows: Sequence[Row]) -> str:
         key: ", ".join(dict.fromkeys(str(row[key]) for row in rows))
         for key in ("engine", "device", "threads", "torch", "code", "slices_per_iteration")
     }
-    told["scored_by"] = ", ".join(dict.fromkeys(row.get("scored_by", row["code"]) for row in rows))
+    told["scored_by"] = ", ".join(
+        dict.fromkeys(str(row.get("scored_by", row["code"])) for row in rows)
+    )
     again = f", scored by {told['scored_by']}" if told["scored_by"] != told["code"] else ""
     steps: dict[str, dict[int, None]] = defaultdict(dict)
     for row in rows:

@@ -76,11 +76,40 @@ class SliceAugmentation:
         moved = self._warp(label.astype(np.float32), params, cv2.INTER_NEAREST)
         return moved.astype(label.dtype)
 
-    def _warp(self, image: np.ndarray, params: dict[str, float], interpolation: int) -> np.ndarray:
-        height, width = image.shape
+    def matrix(self, shape: tuple[int, int], params: dict[str, float]) -> np.ndarray:
+        """Where a point of a slice goes.
+
+        Args:
+            shape: H, W of the slice.
+            params: from :meth:`sample`.
+
+        Returns:
+            float64 (3, 3), for column vectors (x, y, 1) in pixels from the slice's upper left
+            corner, as boxes are.
+        """
+        height, width = shape
+        corner = np.array([[1.0, 0.0, 0.5], [0.0, 1.0, 0.5], [0.0, 0.0, 1.0]])
+        centres = np.vstack([self._warp_matrix(shape, params), [0.0, 0.0, 1.0]])
+        moved = corner @ centres @ np.linalg.inv(corner)
+        if params["flip"]:
+            axis, side = (0, width) if self.flip == "horizontal" else (1, height)
+            mirror = np.eye(3)
+            mirror[axis, axis], mirror[axis, 2] = -1.0, side
+            moved = mirror @ moved
+        return moved
+
+    @staticmethod
+    def _warp_matrix(shape: tuple[int, int], params: dict[str, float]) -> np.ndarray:
+        """Without the flip and of the pixels' centres, as OpenCV takes it; float64 (2, 3)."""
+        height, width = shape
         centre = ((width - 1) / 2, (height - 1) / 2)
         matrix = cv2.getRotationMatrix2D(centre, params["angle"], params["scale"])
-        matrix[:, 2] += params["dx"] * width, params["dy"] * height
+        matrix[:, 2] += np.array([params["dx"] * width, params["dy"] * height])
+        return matrix
+
+    def _warp(self, image: np.ndarray, params: dict[str, float], interpolation: int) -> np.ndarray:
+        height, width = image.shape
+        matrix = self._warp_matrix((height, width), params)
         moved = cv2.warpAffine(image, matrix, (width, height), flags=interpolation)
         if params["flip"]:
             moved = moved[:, ::-1] if self.flip == "horizontal" else moved[::-1]

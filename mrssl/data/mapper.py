@@ -5,7 +5,7 @@ Shape letters: C = 3 neighbouring slices, H, W the resized slice, N instances, K
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import cv2
@@ -148,9 +148,10 @@ class SliceMapper:
         Returns:
             ``image`` float32 (C, H, W) in [0, 255]; ``boxes`` float32 (N, 4) XYXY; ``classes``
             int64 (N,); ``masks`` bool (N, H, W); ``seed`` int, for whatever is sampled later;
-            while pretraining ``clean`` as ``image``, ``types`` float32 (N, K), and ``records``
-            and ``donor`` (the slice that foreign tissue came from, by ``SLICE_KEYS``), from which
-            :func:`mrssl.distortions.replay` makes ``image`` again; and the dict's own metadata
+            while pretraining ``clean`` as ``image``, ``types`` float32 (N, K), ``to_volume`` (see
+            :func:`volume_matrix`), and ``records`` and ``donor`` (the slice that foreign tissue
+            came from, by ``SLICE_KEYS``), from which :func:`mrssl.distortions.replay` makes
+            ``image`` again; and the dict's own metadata
             (``height``, ``width`` while pretraining those of ``image``, since the ground truth is
             made on its grid).
         """
@@ -161,6 +162,7 @@ class SliceMapper:
         image = self.stack(record)
         everything = (slice(None), slice(None))
         rows, columns = self.crop.sample(image.shape[1:], rng) if self.crop else everything
+        whole = image.shape[1:]
         image = image[:, rows, columns]
         size = int(self.min_sizes[rng.integers(len(self.min_sizes))])
         height, width = resized_shape(image.shape[1:], size, self.max_size)
@@ -185,6 +187,9 @@ class SliceMapper:
                 "donor": {key: donor[key] for key in SLICE_KEYS if key in donor},
                 "height": height,
                 "width": width,
+                "to_volume": volume_matrix(
+                    record, whole, (rows, columns), (height, width), self._moved(change, image)
+                ),
             }
             return sample
 
@@ -212,6 +217,12 @@ class SliceMapper:
         index = record["slice_index"] + np.array([-1, 0, 1]) * self.neighbor_step
         return volume[index.clip(0, len(volume) - 1)]
 
+    def _moved(self, change: dict[str, float] | None, image: np.ndarray) -> np.ndarray:
+        if change is None or self.augmentation is None:
+            return np.eye(3)
+        height, width = image.shape[1:]
+        return self.augmentation.matrix((height, width), change)
+
     @staticmethod
     def _resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
         if image.shape[1:] == (height, width):
@@ -223,6 +234,43 @@ class SliceMapper:
 
 def _distorter(cfg: CfgNode) -> SliceDistorter:
     return WholeSliceDistorter() if restores_whole_slices(cfg) else Distorter.from_config(cfg)
+
+
+def volume_matrix(
+    record: Mapping[str, Any],
+    whole: tuple[int, int],
+    window: tuple[slice, slice],
+    shape: tuple[int, int],
+    moved: np.ndarray,
+) -> np.ndarray:
+    """Where the points of a sample lie in the scanned volume.
+
+    Args:
+        record: a standard dataset dict.
+        whole: height and width of the slice as it was read.
+        window: rows and columns of it that the sample shows.
+        shape: height and width that the window was resized to.
+        moved: float (3, 3), what augmentation then did to points (x, y, 1).
+
+    Returns:
+        float32 (3, 3): times a column vector (x, y, 1) in pixels of the sample, the millimetres
+        from the volume's centre along columns, rows and slices.
+    """
+    depth_mm, row_mm, column_mm = record["spacing"]
+    rows, columns = window
+    top, left = rows.start or 0, columns.start or 0
+    lengths = len(range(whole[0])[rows]), len(range(whole[1])[columns])
+    scale_y, scale_x = (new / old for new, old in zip(shape, lengths, strict=True))
+    shown = np.array([[scale_x, 0, -left * scale_x], [0, scale_y, -top * scale_y], [0, 0, 1]])
+    slice_mm = (record["slice_index"] - (record["num_slices"] - 1) / 2) * depth_mm
+    scanned = np.array(
+        [
+            [column_mm, 0, -whole[1] / 2 * column_mm],
+            [0, row_mm, -whole[0] / 2 * row_mm],
+            [0, 0, slice_mm],
+        ]
+    )
+    return (scanned @ np.linalg.inv(moved @ shown)).astype(np.float32)
 
 
 def resized_shape(shape: tuple[int, int], size: int, max_size: int) -> tuple[int, int]:

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from mrssl.data.mapper import INTENSITY_SCALE, METADATA
 from mrssl.modeling import restore_slice
-from mrssl.structures import RestorationTargets
+from mrssl.structures import RestorationTargets, SlicePosition
 
 
 def restoration_targets(sample: Mapping[str, Any]) -> RestorationTargets:
@@ -26,6 +26,11 @@ def restoration_targets(sample: Mapping[str, Any]) -> RestorationTargets:
         torch.from_numpy(pixels / np.float32(INTENSITY_SCALE)),
         torch.from_numpy(np.ascontiguousarray(sample["masks"])),
     )
+
+
+def slice_position(sample: Mapping[str, Any]) -> SlicePosition:
+    """Where a slice of the pretext lies in its volume."""
+    return SlicePosition(torch.from_numpy(sample["to_volume"]), len(sample["boxes"]))
 
 
 def ground_truth(sample: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from mrssl.modeling.distortion_branch import DistortionBranch
 from mrssl.modeling.improved_mask_head import ImprovedMaskHead
 from mrssl.modeling.mask_loss import mask_rcnn_loss, mask_targets
 from mrssl.modeling.poolers import PyramidPooler, TwoScalePooler
+from mrssl.modeling.position_head import PositionHead, position_loss
 from mrssl.modeling.region_encoder import RegionEncoder
 from mrssl.modeling.restoration_decoder import RestorationDecoder, whole_slice_loss
 from mrssl.modeling.restoration_head import RestorationHead, restoration_loss, ssim_map
@@ -14,6 +15,7 @@ __all__ = [
     "DistortionBranch",
     "DistortionTypeHead",
     "ImprovedMaskHead",
+    "PositionHead",
     "PyramidPooler",
     "RegionEncoder",
     "RestorationDecoder",
@@ -25,6 +27,7 @@ __all__ = [
     "mask_rcnn_loss",
     "mask_targets",
     "paste_rois",
+    "position_loss",
     "restoration_loss",
     "restore_slice",
     "select_rois",

@@ -22,6 +22,7 @@ from mrssl.checkpoint.groups import GROUPS, SCOPES, TOP, by_group, group_of, hei
         ("roi_heads.mask_head.predictor.weight", "mask_predictor"),
         ("roi_heads.mask_head.fuse.0.weight", "mask_head"),  # the improved mask head's
         ("roi_heads.mask_head.logits.weight", "mask_predictor"),  # and what of it knows classes
+        ("roi_heads.position_head.predictor.bias", "position_head"),
         ("roi_heads.distortion_branch.type_head.predictor.bias", "type_head"),
         ("roi_heads.distortion_branch.restoration_head.fine.bias", "restoration_head"),
         ("something.else", "other"),

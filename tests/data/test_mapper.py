@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
@@ -105,6 +106,31 @@ def test_a_distorted_sample_is_annotated_and_can_be_replayed() -> None:
     assert np.array_equal(again * np.float32(INTENSITY_SCALE), sample["image"])
     assert sample["donor"]["file_name"] == "volume.nii.gz"
     assert sample["donor"]["slice_index"] != 2
+
+
+@pytest.mark.parametrize("flip", ["none", "horizontal", "vertical"])
+def test_a_sample_knows_where_in_the_volume_its_pixels_lie(flip: str) -> None:
+    mapper = pretext(
+        "INPUT.CROP.ENABLED", True, "INPUT.CROP.TYPE", "relative_range", "INPUT.CROP.SIZE",
+        "(0.5, 0.5)", "MRSSL.AUGMENT.PRETRAIN", True, "INPUT.RANDOM_FLIP", flip,
+        "INPUT.MIN_SIZE_TRAIN", "(96,)", "MRSSL.PRETEXT.CLEAN_SHARE", 1.0,
+        "MRSSL.AUGMENT.GAMMA", "(1.0, 1.0)", "MRSSL.AUGMENT.CONTRAST", "(1.0, 1.0)",
+    )  # fmt: skip
+    rows, columns = np.mgrid[:48, :56] + 0.5
+    # The pixels say where they are: in two channels of a volume whose slices differ.
+    mapper.cache.volume = np.stack([rows / 48, columns / 56] * 4).astype(np.float32)
+    for epoch in range(8):
+        sample = mapper(record(1, spacing=[4.0, 2.0, 3.0], num_slices=8), epoch=epoch)
+        # A flip makes the warped edges, where black was mixed in, the only dark ones.
+        down, right = sample["clean"][0] / 255 * 48, sample["clean"][1] / 255 * 56
+        y, x = np.mgrid[: down.shape[0], : down.shape[1]] + 0.5
+        mm = np.einsum("ij,jhw->ihw", sample["to_volume"], np.stack([x, y, np.ones_like(x)]))
+        inner = cv2.erode(np.uint8((down > 0.6) & (right > 0.6)), np.ones((5, 5)), borderValue=0)
+        inside = (inner > 0) & (down < 47) & (right < 55)
+        assert inside.sum() > 500
+        np.testing.assert_allclose(mm[0][inside], (right[inside] - 28) * 3, atol=1.0)
+        np.testing.assert_allclose(mm[1][inside], (down[inside] - 24) * 2, atol=1.0)
+        np.testing.assert_allclose(mm[2], (1 - 3.5) * 4, atol=1e-4)
 
 
 def test_evaluation_keeps_the_labels_own_grid() -> None:

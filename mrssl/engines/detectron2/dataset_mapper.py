@@ -18,7 +18,7 @@ from mrssl.config import is_pretraining
 from mrssl.data.labels import annotations_of_slice
 from mrssl.data.loader import STREAM_KEYS
 from mrssl.data.mapper import METADATA, SliceMapper
-from mrssl.engines.samples import ground_truth, restoration_targets
+from mrssl.engines.samples import ground_truth, restoration_targets, slice_position
 
 
 class MRIDatasetMapper:
@@ -91,7 +91,8 @@ def to_instances(sample: Mapping[str, Any]) -> Instances:
 
     Returns:
         N instances with ``gt_boxes``, ``gt_classes`` int64 (N,), ``gt_masks`` :class:`BitMasks`
-        and, of the pretext, ``gt_types`` float32 (N, K) and ``gt_restoration``.
+        and, of the pretext, ``gt_types`` float32 (N, K), ``gt_position`` and
+        ``gt_restoration``.
     """
     targets = Instances(tuple(sample["image"].shape[1:]))
     targets.gt_boxes = Boxes(torch.from_numpy(sample["boxes"]))
@@ -99,6 +100,7 @@ def to_instances(sample: Mapping[str, Any]) -> Instances:
     targets.gt_masks = BitMasks(torch.from_numpy(np.ascontiguousarray(sample["masks"])))
     if "clean" in sample:
         targets.gt_types = torch.from_numpy(sample["types"])
+        targets.gt_position = slice_position(sample)
         targets.gt_restoration = restoration_targets(sample)
     return targets
 

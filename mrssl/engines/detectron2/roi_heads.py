@@ -20,7 +20,8 @@ from torch import Tensor
 from mrssl.distortions import build_distortions
 from mrssl.engines.detectron2.sampling import SeededROIHeads
 from mrssl.engines.distributed import mean_count
-from mrssl.modeling import DistortionBranch
+from mrssl.modeling import DistortionBranch, PositionHead, position_loss
+from mrssl.structures import SlicePosition
 
 
 @ROI_HEADS_REGISTRY.register()
@@ -28,10 +29,13 @@ class DistortionROIHeads(SeededROIHeads):
     """Box and mask heads as they are, and the distortion-type and restoration branches.
 
     Targets are instances of a slice's distorted regions (one class), with two fields more, which
-    Detectron2's own matching hands on to the proposals because of their names:
+    Detectron2's own matching hands on to the proposals because of their names,
 
     - ``gt_types``: float (N, K), multi-hot;
-    - ``gt_restoration``: :class:`mrssl.structures.RestorationTargets` of N instances.
+    - ``gt_restoration``: :class:`mrssl.structures.RestorationTargets` of N instances;
+
+    and ``gt_position``, :class:`mrssl.structures.SlicePosition`, which all proposals of the slice
+    get as ``position``.
 
     Detections have, besides the usual fields:
 
@@ -40,18 +44,29 @@ class DistortionROIHeads(SeededROIHeads):
     - ``pred_mask_probs``: float (R_b, M, M), the masks before Detectron2 pastes and thresholds
       them; restoring a slice weighs with them.
 
-    A field is missing where its branch is left out. Losses are ``loss_type`` and
-    ``loss_restoration``, beside the stock ones.
+    A field is missing where its branch is left out. Losses are ``loss_type``,
+    ``loss_restoration`` and ``loss_position``, beside the stock ones.
 
     Args:
-        distortion_branch: both branches.
+        distortion_branch: the two branches that look at the pixels.
+        position_head: None leaves the branch out.
+        position_weight: of its loss.
         kwargs: of :class:`detectron2.modeling.StandardROIHeads`.
     """
 
     @configurable
-    def __init__(self, *, distortion_branch: DistortionBranch, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        distortion_branch: DistortionBranch,
+        position_head: PositionHead | None = None,
+        position_weight: float = 1.0,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.distortion_branch = distortion_branch
+        self.position_head = position_head
+        self.position_weight = position_weight
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: Mapping[str, ShapeSpec]) -> dict[str, Any]:
@@ -63,6 +78,10 @@ class DistortionROIHeads(SeededROIHeads):
             strides={name: shape.stride for name, shape in input_shape.items()},
             num_types=len(build_distortions(cfg.MRSSL.PRETEXT.DISTORTIONS)),
         )
+        weight = cfg.MRSSL.POSITION_HEAD.LOSS_WEIGHT
+        if weight > 0:
+            width = arguments["box_head"].output_shape.channels
+            arguments |= {"position_head": PositionHead(width), "position_weight": weight}
         return arguments
 
     def forward(
@@ -80,6 +99,30 @@ class DistortionROIHeads(SeededROIHeads):
         else:
             self.predict_distortions(images.tensor, features, instances)
         return instances, losses
+
+    def label_and_sample_proposals(
+        self, proposals: list[Instances], targets: list[Instances]
+    ) -> list[Instances]:
+        """See ``ROIHeads``; the proposals know where in the volume their slice lies."""
+        sampled = super().label_and_sample_proposals(proposals, targets)
+        if self.position_head is not None:
+            for found, target in zip(sampled, targets, strict=True):
+                found.position = SlicePosition(target.gt_position.matrix, len(found))
+        return sampled
+
+    def _forward_box(
+        self, features: dict[str, Tensor], proposals: list[Instances]
+    ) -> dict[str, Tensor] | list[Instances]:
+        """See ``StandardROIHeads``; in training the position branch reads the box head too."""
+        if not self.training or self.position_head is None:
+            return super()._forward_box(features, proposals)
+        # Before the losses: TRAIN_ON_PRED_BOXES moves the proposals after them.
+        centres = [found.position.of_boxes(found.proposal_boxes.tensor) for found in proposals]
+        pooled: list[Tensor] = []
+        with self.box_head.register_forward_hook(lambda _, __, output: pooled.append(output)):
+            losses = super()._forward_box(features, proposals)
+        loss = position_loss(self.position_head(pooled[0]), torch.cat(centres))
+        return losses | {"loss_position": self.position_weight * loss}
 
     def distortion_losses(
         self,

@@ -9,7 +9,7 @@ import torch
 
 from mrssl.data.loader import STREAM_KEYS
 from mrssl.data.mapper import METADATA
-from mrssl.engines.samples import ground_truth, restoration_targets
+from mrssl.engines.samples import ground_truth, restoration_targets, slice_position
 
 
 def to_input(sample: dict[str, Any]) -> dict[str, Any]:
@@ -18,7 +18,7 @@ def to_input(sample: dict[str, Any]) -> dict[str, Any]:
     Returns:
         ``image`` float32 tensor (3, H, W) in [0, 255], ``seed``, the metadata, what the stream
         adds, and ``targets`` where the sample has any: ``boxes``, ``labels`` (from 1 up),
-        ``masks`` and, while pretraining, ``types`` and ``restoration``.
+        ``masks`` and, while pretraining, ``types``, ``position`` and ``restoration``.
     """
     out = {key: sample[key] for key in (*METADATA, "seed", *STREAM_KEYS) if key in sample}
     out["image"] = torch.from_numpy(np.ascontiguousarray(sample["image"]))
@@ -31,6 +31,7 @@ def to_input(sample: dict[str, Any]) -> dict[str, Any]:
         }
         if "clean" in sample:
             out["targets"]["types"] = torch.from_numpy(sample["types"])
+            out["targets"]["position"] = slice_position(sample)
             out["targets"]["restoration"] = restoration_targets(sample)
     return out
 

@@ -24,14 +24,16 @@ from mrssl.errors import MrsslError
 from mrssl.modeling import (
     DistortionBranch,
     ImprovedMaskHead,
+    PositionHead,
     PyramidPooler,
     TwoScalePooler,
     mask_rcnn_loss,
     mask_targets,
+    position_loss,
 )
 from mrssl.modeling.improved_mask_head import IMPROVED_MASK_HEAD, STOCK_MASK_HEAD
 from mrssl.modeling.layers import get_norm
-from mrssl.structures import RestorationTargets
+from mrssl.structures import RestorationTargets, SlicePosition
 
 
 class BackgroundRow(nn.Module):
@@ -49,9 +51,18 @@ class DistortionROIHeads(RoIHeads):
     ``distortion_branch`` is None after pretraining; then this is plain Mask R-CNN.
     """
 
-    def __init__(self, *args: object, distortion_branch: DistortionBranch | None, **kwargs: object):
+    def __init__(
+        self,
+        *args: object,
+        distortion_branch: DistortionBranch | None,
+        position_head: PositionHead | None = None,
+        position_weight: float = 1.0,
+        **kwargs: object,
+    ):
         super().__init__(*args, **kwargs)  # type: ignore[arg-type]
         self.distortion_branch = distortion_branch
+        self.position_head = position_head
+        self.position_weight = position_weight
 
     def forward(  # type: ignore[override]
         self,
@@ -68,8 +79,9 @@ class DistortionROIHeads(RoIHeads):
             proposals: B tensors (P_b, 4).
             image_shapes: height and width of each slice before padding.
             targets: in training, B dicts: ``boxes`` (N, 4), ``labels`` int64 (N,) from 1 up,
-                ``masks`` bool (N, H, W) and, while pretraining, ``types`` (N, K) and
-                ``restoration``, :class:`RestorationTargets` of N instances.
+                ``masks`` bool (N, H, W) and, while pretraining, ``types`` (N, K), and
+                ``position``, :class:`SlicePosition`, and ``restoration``,
+                :class:`RestorationTargets`, of N instances.
             images: (B, 3, H, W) as the backbone got them; needed while pretraining.
 
         Returns:
@@ -105,6 +117,14 @@ class DistortionROIHeads(RoIHeads):
         count = sum(len(label) for label in labels)
         share = count / mean_count(count)
         losses = {"loss_cls": loss_cls * share, "loss_box_reg": loss_box * share}
+
+        if self.position_head is not None:
+            positions: list[SlicePosition] = [t["position"] for t in targets]  # type: ignore[misc]
+            centres = [p.of_boxes(b) for p, b in zip(positions, proposals, strict=True)]
+            loss = position_loss(
+                self.position_head(pooled), torch.cat(centres), normalizer=mean_count(count)
+            )
+            losses["loss_position"] = self.position_weight * loss
 
         positive = [torch.where(label > 0)[0] for label in labels]
         boxes = [p[i] for p, i in zip(proposals, positive, strict=True)]
@@ -149,8 +169,10 @@ def build_roi_heads(cfg: CfgNode, num_types: int) -> DistortionROIHeads:
         node.IN_FEATURES, strides, box.POOLER_RESOLUTION, box.POOLER_SAMPLING_RATIO
     )
     mask_parts = _mask_parts(cfg)
-    branch = None
+    branch = position_head = None
     if is_pretraining(cfg):
+        if cfg.MRSSL.POSITION_HEAD.LOSS_WEIGHT > 0:
+            position_head = PositionHead(box.FC_DIM)
         branch = DistortionBranch.from_config(
             cfg, channels=channels, strides=STRIDES, num_types=num_types
         )
@@ -167,6 +189,8 @@ def build_roi_heads(cfg: CfgNode, num_types: int) -> DistortionROIHeads:
         node.NMS_THRESH_TEST,
         cfg.TEST.DETECTIONS_PER_IMAGE,
         distortion_branch=branch,
+        position_head=position_head,
+        position_weight=cfg.MRSSL.POSITION_HEAD.LOSS_WEIGHT,
         **mask_parts,
     )
     heads.fg_bg_sampler = SeededSampler(node.BATCH_SIZE_PER_IMAGE, node.POSITIVE_FRACTION)
