@@ -10,6 +10,7 @@ import numpy as np
 from mrssl.data.cache import VolumeCache
 from mrssl.data.labels import ClassValues
 from mrssl.data.records import of_readable
+from mrssl.errors import MrsslError
 from mrssl.structures import ClassLayout
 
 #: Volumes that are looked at, evenly chosen.
@@ -41,7 +42,7 @@ def intensity_summary(records: Sequence[dict[str, Any]], cache: VolumeCache) -> 
 def class_layout(
     records: Sequence[dict[str, Any]], cache: VolumeCache, class_values: Sequence[ClassValues]
 ) -> ClassLayout:
-    """Where the classes lie to each other in labelled volumes.
+    """Where the classes lie in labelled volumes.
 
     Args:
         records: standard dataset dicts; up to 32 of their volumes, evenly chosen, are looked at,
@@ -50,21 +51,25 @@ def class_layout(
         class_values: the label value (or values) of each class, in class order.
 
     Raises:
-        MrsslError: no label can be read.
+        MrsslError: there is no label, or none can be read.
     """
 
-    def measure(record: dict[str, Any]) -> np.ndarray:
+    def measure(record: dict[str, Any]) -> tuple[np.ndarray, ...]:
         label = np.asarray(cache.label(record))
-        places = np.full((2, len(class_values), 3), np.nan)
+        spacing = np.asarray(record["spacing"])
+        centers, sizes = np.full((2, len(class_values), 3), np.nan)
         for index, values in enumerate(class_values):
-            voxels = np.argwhere(np.isin(label, values)) * np.asarray(record["spacing"])
+            voxels = np.argwhere(np.isin(label, values)) * spacing
             if len(voxels):
-                places[:, index] = voxels.mean(0), voxels.std(0)
-        return places
+                centers[index], sizes[index] = voxels.mean(0), voxels.std(0)
+        return centers, sizes, np.multiply(label.shape, spacing)
 
     labeled = _some_volumes([record for record in records if record.get("label_file")])
-    places = np.array(of_readable(labeled, measure)).reshape(-1, 2, len(class_values), 3)
-    return ClassLayout.measure(centers=places[:, 0], sizes=places[:, 1])
+    measured = of_readable(labeled, measure)
+    if not measured:
+        raise MrsslError("no volume has labels, so nothing says where its classes lie")
+    centers, sizes, extents = map(np.array, zip(*measured, strict=True))
+    return ClassLayout.measure(centers, sizes, extents)
 
 
 def _some_volumes(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

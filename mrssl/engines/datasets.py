@@ -16,6 +16,7 @@ from mrssl.data.loader import Batches, EvaluationSet, PositionSampler, SampleStr
 from mrssl.data.mapper import SliceMapper
 from mrssl.data.records import PackedRecords, of_readable
 from mrssl.data.statistics import class_layout, intensity_summary
+from mrssl.errors import MrsslError
 from mrssl.evaluation import (
     DistortionEvaluator,
     Evaluator,
@@ -161,7 +162,10 @@ class RunData:
         if self.train:
             return class_layout(self.train, self.train_mapper.cache, self._class_values)
         if self._trained is not None and self._trained.class_layout:
-            return ClassLayout.from_dict(self._trained.class_layout)
+            try:
+                return ClassLayout.from_dict(self._trained.class_layout)
+            except MrsslError as error:
+                raise MrsslError(f"{self.cfg.MODEL.WEIGHTS}: {error}") from error
         raise ConfigError(
             f"MRSSL.EVALUATION.JOINT_NAMES is on, and {self.cfg.MODEL.WEIGHTS} does not say where "
             "its classes lie to each other: set it to False"

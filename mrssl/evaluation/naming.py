@@ -4,7 +4,8 @@ A detector names what it finds slice by slice, each instance by itself. Structur
 such as neighbouring vertebrae, are told apart by their place among the others; so here the
 instances of neighbouring slices are joined to structures, and the names of all structures of a
 volume are chosen at once: those that agree best with the scores of the detector and with where the
-classes lay to each other in the training volumes (:class:`~mrssl.structures.ClassLayout`).
+classes lay, to each other and in the field of view, in the training volumes
+(:class:`~mrssl.structures.ClassLayout`).
 
 Shape letters: D slices of a volume, H, W rows and columns of a slice, C classes.
 """
@@ -225,6 +226,9 @@ def name_structures(
       mean scores over the classes, so that what is rather there than not is named; ``p`` the mean
       score of the class, ``p1`` that of its likeliest; ``w`` its number of slices over that of the
       longest, so that a fragment does not take a whole structure's name;
+    - of each named structure, ``w / C`` times what
+      :meth:`~mrssl.structures.ClassLayout.place_evidence` says of its place in the field of view:
+      a patient is laid in it once, so that C structures say it C times over;
     - of each pair of them, what :meth:`~mrssl.structures.ClassLayout.evidence` says of their
       offset, times the smaller ``w``.
 
@@ -244,8 +248,11 @@ def name_structures(
     """
     if not structures:
         return {}
+    centers = np.stack([structure.center(spacing) for structure in structures])
     hypotheses, gains = _hypotheses(structures)
-    pairs = _pair_gains(structures, hypotheses, layout, spacing, extent)
+    places = layout.place_evidence(centers, extent) / layout.num_classes
+    gains += (_lengths(structures)[:, None] * places)[tuple(hypotheses.T)]
+    pairs = _pair_gains(structures, hypotheses, layout, centers, extent)
     surest = {int(place): gains[hypotheses[:, 0] == place].max() for place, _ in hypotheses}
     states: list[tuple[float, tuple[int, ...]]] = [(0.0, ())]
     for place in sorted(surest, key=lambda place: -surest[place]):
@@ -295,12 +302,11 @@ def _pair_gains(
     structures: Sequence[Structure],
     hypotheses: npt.NDArray[np.int64],
     layout: ClassLayout,
-    spacing: Sequence[float],
+    centers: npt.NDArray[np.float64],
     extent: npt.NDArray[np.float64],
 ) -> npt.NDArray[np.float64]:
     """What two hypotheses say to each other, (N, N); -inf where only one of them can hold."""
     places, classes = hypotheses.T
-    centers = np.stack([structure.center(spacing) for structure in structures])
     offsets = centers[None] - centers[:, None]
     best = layout.best_log_density(offsets, extent)
     both = (places[:, None], places[None])

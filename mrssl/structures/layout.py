@@ -1,4 +1,6 @@
-"""Where the classes of a data set lie to each other: what tells alike structures apart.
+"""Where the classes of a data set lie, to each other and in the field of view.
+
+It is what tells alike structures apart.
 
 Shape letters: V volumes, C classes.
 """
@@ -6,7 +8,7 @@ Shape letters: V volumes, C classes.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -20,16 +22,19 @@ from mrssl.errors import MrsslError
 _RELATIVE_SPREAD = 0.1
 _LEAST_SPREAD = 3.0
 _PRIOR_VOLUMES = 4
-#: Share of offsets that follow no rule: tumours, fractures, a cut-off structure.
+#: As much again, mm, of where patients are laid in the field of view.
+_PLACE_SPREAD = 15.0
+#: Share of offsets, and of places, that follow no rule: tumours, fractures, a cut-off structure.
 _OUTLIERS = 0.01
 
 
 @dataclass(frozen=True)
 class ClassLayout:
-    """Offsets between the centres of the classes, as independent normal distributions.
+    """Places of the centres of the classes and offsets between them, as independent normals.
 
-    The pairwise terms of a pictorial structure (Felzenszwalb and Huttenlocher, IJCV 2005), for
-    every pair of classes. Axes are those of the volumes' arrays, D, H, W.
+    The terms of a pictorial structure (Felzenszwalb and Huttenlocher, IJCV 2005): the unary ones of
+    place, the pairwise ones for every pair of classes. Axes are those of the volumes' arrays,
+    D, H, W.
 
     Attributes:
         offsets: float64 (C, C, 3), mm; ``offsets[a, b]`` leads from the centre of ``a`` to that of
@@ -38,15 +43,25 @@ class ClassLayout:
             voxels of a class about its centre: parts of it, found apart, lie that far from each
             other.
         volumes: int64 (C, C): in how many volumes the pair was seen.
+        places: float64 (C, 3), mm: the centres, from the middle of the field of view; 0 for a class
+            that was never seen.
+        place_spreads: float64 (C, 3), mm: standard deviations, positive.
+        extent: float64 (3,), mm: of the field of view, on average.
     """
 
     offsets: npt.NDArray[np.float64]
     spreads: npt.NDArray[np.float64]
     volumes: npt.NDArray[np.int64]
+    places: npt.NDArray[np.float64]
+    place_spreads: npt.NDArray[np.float64]
+    extent: npt.NDArray[np.float64]
 
     @classmethod
     def measure(
-        cls, centers: npt.NDArray[np.float64], sizes: npt.NDArray[np.float64]
+        cls,
+        centers: npt.NDArray[np.float64],
+        sizes: npt.NDArray[np.float64],
+        extents: npt.NDArray[np.float64],
     ) -> ClassLayout:
         """From the centres of the classes in some volumes.
 
@@ -54,6 +69,7 @@ class ClassLayout:
             centers: (V, C, 3), mm along D, H, W; nan where a volume has nothing of a class. V may
                 be 1: then the spreads are what is known of people in general.
             sizes: (V, C, 3), mm: standard deviation of the voxels of a class about its centre.
+            extents: (V, 3), mm: of the volumes.
         """
         apart = centers[:, None, :, :] - centers[:, :, None, :]  # (V, a, b, 3): b - a
         seen = np.asarray(np.isfinite(apart).all(-1))
@@ -68,7 +84,21 @@ class ClassLayout:
         own = np.arange(centers.shape[1])
         squares = np.where(np.isfinite(sizes), sizes, 0.0) ** 2
         variance[own, own] = _LEAST_SPREAD**2 + squares.sum(0) / count[own, own]
-        return cls(offsets, np.sqrt(variance), volumes.astype(np.int64))
+        places = centers - extents[:, None] / 2
+        present = np.isfinite(places).all(-1, keepdims=True)
+        count = np.maximum(present.sum(0), 1)
+        mean = np.where(present, places, 0.0).sum(0) / count
+        squares = (np.where(present, places - mean, 0.0) ** 2).sum(0)
+        place_variance = _PRIOR_VOLUMES * _PLACE_SPREAD**2 + squares
+        place_variance /= _PRIOR_VOLUMES + count - 1
+        return cls(
+            offsets=offsets,
+            spreads=np.sqrt(variance),
+            volumes=volumes.astype(np.int64),
+            places=mean,
+            place_spreads=np.sqrt(place_variance),
+            extent=extents.mean(0),
+        )
 
     @property
     def num_classes(self) -> int:
@@ -135,13 +165,36 @@ class ClassLayout:
             float64 (...): log ratio of the densities, from ``log(0.01)`` to 0; 0 for pairs that
             were never seen together.
         """
-        ratio = self.log_density(first, second, offsets) - best
-        mixed = np.logaddexp(np.log1p(-_OUTLIERS) + ratio, np.log(_OUTLIERS))
+        mixed = _with_outliers(self.log_density(first, second, offsets) - best)
         return np.where(self.volumes[first, second] > 0, mixed, 0.0)
+
+    def place_evidence(
+        self, centers: npt.NDArray[np.float64], extent: npt.NDArray[np.float64]
+    ) -> npt.NDArray[np.float64]:
+        """How much worse each class explains a place in the field of view than the best, or chance.
+
+        A field of another size has its middle elsewhere in the body, by up to half of what it
+        differs; twice that counts as spread, so that a field cut at one end misleads nobody.
+
+        Args:
+            centers: float64 (..., 3), mm along D, H, W.
+            extent: float64 (3,), mm: of the volume.
+
+        Returns:
+            float64 (..., C): log ratio of the densities, from ``log(0.01)`` to 0; 0 for classes
+            that were never seen.
+        """
+        spread = np.hypot(self.place_spreads, extent - self.extent)
+        z = ((centers - extent / 2)[..., None, :] - self.places) / spread
+        density = (-0.5 * z**2 - np.log(spread * np.sqrt(2 * np.pi))).sum(-1)
+        seen = np.diagonal(self.volumes) > 0
+        chance = -np.log(extent).sum()
+        best = np.where(seen, density, chance).max(-1, keepdims=True, initial=chance)
+        return np.where(seen, _with_outliers(density - best), 0.0)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types only, fit for a checkpoint."""
-        return {name: getattr(self, name).tolist() for name in ("offsets", "spreads", "volumes")}
+        return {entry.name: getattr(self, entry.name).tolist() for entry in fields(self)}
 
     @classmethod
     def from_dict(cls, entries: Mapping[str, Any]) -> ClassLayout:
@@ -151,19 +204,37 @@ class ClassLayout:
             MrsslError: entries missing, of other shapes, or numbers that cannot be.
         """
         try:
-            offsets, spreads = (
-                np.asarray(entries[name], np.float64) for name in ("offsets", "spreads")
-            )
-            volumes = np.asarray(entries["volumes"], np.int64)
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            tables = {
+                entry.name: np.asarray(entries[entry.name], np.float64) for entry in fields(cls)
+            }
+        except KeyError as error:
+            raise MrsslError(
+                f"a layout of classes without {error}, as of an earlier version"
+            ) from error
+        except (TypeError, ValueError, OverflowError) as error:
             raise MrsslError("a layout of classes that is no table of numbers") from error
-        classes = len(volumes) if volumes.ndim else 0
-        shapes = (offsets.shape, spreads.shape, volumes.shape)
-        if shapes != ((classes, classes, 3), (classes, classes, 3), (classes, classes)):
-            raise MrsslError(f"a layout of classes with tables of shapes {shapes}")
-        if not (np.isfinite(offsets).all() and np.isfinite(spreads).all() and (spreads > 0).all()):
-            raise MrsslError("a layout of classes with offsets or spreads that cannot be")
-        return cls(offsets, spreads, volumes)
+        classes = len(tables["volumes"]) if tables["volumes"].ndim else 0
+        shapes = {
+            "offsets": (classes, classes, 3),
+            "spreads": (classes, classes, 3),
+            "volumes": (classes, classes),
+            "places": (classes, 3),
+            "place_spreads": (classes, 3),
+            "extent": (3,),
+        }
+        for name, table in tables.items():
+            if table.shape != shapes[name]:
+                raise MrsslError(f"a layout of classes with {name} of shape {table.shape}")
+            positive = name in {"spreads", "place_spreads", "extent"}
+            if not np.isfinite(table).all() or (positive and not (table > 0).all()):
+                raise MrsslError(f"a layout of classes with {name} that cannot be")
+        volumes = tables.pop("volumes").astype(np.int64)
+        return cls(volumes=volumes, **tables)
+
+
+def _with_outliers(ratio: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Log ratios of densities of which a share follows no rule."""
+    return np.logaddexp(np.log1p(-_OUTLIERS) + ratio, np.log(_OUTLIERS))
 
 
 __all__ = ["ClassLayout"]

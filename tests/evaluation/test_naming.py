@@ -15,6 +15,7 @@ from mrssl.structures import ClassLayout
 
 Make = Callable[..., dict[str, Any]]
 SHAPE, SPACING = (5, 64, 64), (3.0, 1.0, 1.0)
+EXTENT = np.multiply(SHAPE, SPACING)
 #: Four alike structures in a row; the classes 0 to 2 are the lower three.
 ROWS = (4, 16, 28, 40)
 
@@ -25,10 +26,14 @@ def box(row: int, column: int = 20, height: int = 8) -> dict[str, Any]:
     return encode_masks(mask)[0]
 
 
+def measured(centers: np.ndarray) -> ClassLayout:
+    return ClassLayout.measure(centers, np.full(centers.shape, 4.0), EXTENT[None])
+
+
 @pytest.fixture
 def layout() -> ClassLayout:
     centers = np.array([[[6.0, row, 25.0] for row in ROWS[1:]]])
-    return ClassLayout.measure(centers, np.full((1, 3, 3), 4.0))
+    return measured(centers)
 
 
 def every_slice(*instances: tuple[int, float, dict[str, Any]]) -> dict[int, list[Any]]:
@@ -55,7 +60,7 @@ def test_a_look_alike_beyond_the_row_does_not_shift_the_names_where_the_last_is_
     # places do not agree with the shifted names, since the lowest class lies farther off.
     rows = (4, 16, 28, 46)
     centers = np.array([[[6.0, row, 25.0] for row in rows]])
-    layout = ClassLayout.measure(centers, np.full((1, 4, 3), 4.0))
+    layout = measured(centers)
     seen = (4, 16, 28)  # of the classes 0 to 2; and a look-alike above
     found = every_slice(
         *[(c, 0.55, box(row + 12)) for c, row in enumerate(seen)],
@@ -104,6 +109,27 @@ def test_the_whole_body_lying_elsewhere_changes_nothing(layout: ClassLayout) -> 
     found = every_slice(*[(c, 0.8, box(row + 9, column=45)) for c, row in enumerate(ROWS[1:])])
     labels = named_volume(found, SHAPE, SPACING, layout)
     assert [int(labels[0, row + 13, 50]) for row in ROWS[1:]] == [1, 2, 3]
+
+
+def test_the_place_in_the_field_of_view_tells_look_alikes_that_all_else_leaves_open() -> None:
+    shape = (5, 160, 64)
+    rows = [20 + 30 * k for k in range(4)]
+    centers = np.array([[[6.0, row + 4, 25.0] for row in rows[1:]]])
+    extent = np.multiply(shape, SPACING)
+    layout = ClassLayout.measure(centers, np.full((1, 3, 3), 4.0), extent[None])
+
+    def tall_box(row: int) -> dict[str, Any]:
+        mask = np.zeros((1, *shape[1:]), bool)
+        mask[0, row : row + 8, 20:30] = True
+        return encode_masks(mask)[0]
+
+    for shift in (-8, 0, 8):
+        found = {
+            index: [(c, 0.3, tall_box(row + shift)) for row in rows for c in range(3)]
+            for index in range(shape[0])
+        }
+        labels = named_volume(found, shape, SPACING, layout)
+        assert [int(labels[2, row + shift + 4, 25]) for row in rows] == [0, 1, 2, 3]
 
 
 def test_a_slice_without_it_does_not_cost_the_rest_of_a_structure(layout: ClassLayout) -> None:

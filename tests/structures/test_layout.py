@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import numpy as np
 import pytest
 
@@ -15,7 +17,11 @@ def measured(volumes: int = 4, seed: int = 0) -> ClassLayout:
     rng = np.random.default_rng(seed)
     centers = np.array([[40.0, 50, 100], [40, 80, 100], [40, 110, 100]])
     shifts = rng.normal(0, 20, (volumes, 1, 3)) + rng.normal(0, 2, (volumes, 3, 3))
-    return ClassLayout.measure(centers + shifts, np.full((volumes, 3, 3), 6.0))
+    return of(centers + shifts, np.full((volumes, 3, 3), 6.0))
+
+
+def of(centers: np.ndarray, sizes: np.ndarray) -> ClassLayout:
+    return ClassLayout.measure(centers, sizes, np.tile(EXTENT, (len(centers), 1)))
 
 
 def test_offsets_are_means_and_do_not_depend_on_where_the_body_lies() -> None:
@@ -28,7 +34,7 @@ def test_offsets_are_means_and_do_not_depend_on_where_the_body_lies() -> None:
 
 
 def test_spreads_of_one_volume_are_what_is_known_of_people() -> None:
-    layout = ClassLayout.measure(np.array([[[0.0, 0, 0], [0, 30, 40]]]), np.ones((1, 2, 3)))
+    layout = of(np.array([[[0.0, 0, 0], [0, 30, 40]]]), np.ones((1, 2, 3)))
     np.testing.assert_allclose(layout.spreads[0, 1], np.hypot(3.0, 0.1 * 50))
 
 
@@ -45,6 +51,41 @@ def test_the_right_place_costs_nothing_and_the_wrong_one_never_more_than_a_hundr
     assert wrong == pytest.approx(np.log(0.01))
     other = evidence(layout, 0, 2, layout.offsets[0, 1])
     assert other == pytest.approx(np.log(0.01), rel=0.01)  # there lies class 1
+
+
+def test_places_are_from_the_middle_of_the_field_of_view() -> None:
+    layout = measured(volumes=400)
+    np.testing.assert_allclose(layout.places, [[0, -50, 0], [0, -20, 0], [0, 10, 0]], atol=4)
+    np.testing.assert_allclose(layout.place_spreads, np.hypot(20, 2), rtol=0.15)
+    np.testing.assert_allclose(layout.extent, EXTENT)
+    alone = measured(volumes=1)
+    np.testing.assert_allclose(alone.place_spreads, 15)  # what is known of people in general
+
+
+def test_the_nearest_class_explains_a_place_best() -> None:
+    layout = measured(volumes=1)
+    at_last = layout.places[2] + EXTENT / 2
+    evidence = layout.place_evidence(at_last, EXTENT)
+    assert evidence[2] == pytest.approx(0, abs=0.02)
+    far = np.linalg.norm(layout.places - layout.places[2], axis=-1) / 15
+    np.testing.assert_allclose(evidence, np.log(0.99 * np.exp(-0.5 * far**2) + 0.01))
+    assert layout.place_evidence(np.stack([at_last, at_last]), EXTENT).shape == (2, 3)
+
+
+def test_a_field_of_another_size_makes_places_less_sure() -> None:
+    layout = measured(volumes=1)
+    at_last = layout.places[2] + EXTENT / 2
+    cut = EXTENT - [0, 80, 0]
+    for middle_moved in (-40, 0, 40):  # cut at the one end, at both, at the other
+        evidence = layout.place_evidence(at_last - [0, 40 + middle_moved, 0], cut)
+        assert evidence[2] > -0.3
+
+
+def test_a_class_never_seen_has_no_place() -> None:
+    layout = of(np.array([[[40.0, 50, 100], [np.nan] * 3]]), np.ones((1, 2, 3)))
+    evidence = layout.place_evidence(np.array([40.0, 150, 100]), EXTENT)
+    assert evidence[1] == 0
+    assert evidence[0] < -3
 
 
 def test_alike_neighbours_are_explained_alike() -> None:
@@ -66,7 +107,7 @@ def test_a_pair_never_seen_together_says_nothing() -> None:
     centers = np.array(
         [[[0.0, 0, 0], [0, 10, 0], [np.nan] * 3], [[0, 0, 0], [np.nan] * 3, [1, 2, 3]]]
     )
-    layout = ClassLayout.measure(centers, np.where(np.isfinite(centers), 1.0, np.nan))
+    layout = of(centers, np.where(np.isfinite(centers), 1.0, np.nan))
     assert layout.volumes.tolist() == [[2, 1, 1], [1, 1, 0], [1, 0, 1]]
     assert evidence(layout, 1, 2, np.array([5.0, 5, 5])) == [0.0]
     assert np.isfinite(layout.spreads).all()
@@ -75,8 +116,8 @@ def test_a_pair_never_seen_together_says_nothing() -> None:
 def test_through_a_checkpoint_and_back() -> None:
     layout = measured()
     again = ClassLayout.from_dict(layout.to_dict())
-    for name in ("offsets", "spreads", "volumes"):
-        np.testing.assert_array_equal(getattr(again, name), getattr(layout, name))
+    for entry in fields(ClassLayout):
+        np.testing.assert_array_equal(getattr(again, entry.name), getattr(layout, entry.name))
 
 
 @pytest.mark.parametrize(
@@ -86,6 +127,9 @@ def test_through_a_checkpoint_and_back() -> None:
         {"offsets": [[1.0]]},
         {"spreads": np.zeros((3, 3, 3)).tolist()},
         {"spreads": np.full((3, 3, 3), np.nan).tolist()},
+        {"places": [[1.0, 2.0]]},
+        {"place_spreads": np.zeros((3, 3)).tolist()},
+        {"extent": [1.0, np.inf, 1.0]},
         {"volumes": "many"},
         {"volumes": [[1, 2], [3, 4]]},
     ],

@@ -302,6 +302,10 @@ def test_the_layout_travels_with_the_weights(
     cfg = config(repository_root, FINETUNE, phantom, tmp_path / "b", *scored)
     assert run(cfg, eval_only=True)["dice"] == trained["dice"]
     content = torch.load(scored[3], weights_only=True)
+    del content["mrssl"]["class_layout"]["places"]  # as of an earlier version
+    torch.save(content, scored[3])
+    with pytest.raises(MrsslError, match=r"model_final.pth: a layout of classes without 'places'"):
+        run(cfg, eval_only=True)
     content["mrssl"]["class_layout"] = {}
     torch.save(content, scored[3])
     with pytest.raises(ConfigError, match=r"JOINT_NAMES is on, and .*model_final.pth does not say"):
