@@ -1,0 +1,193 @@
+#!/usr/bin/env python3
+"""How well structures keep their names where the field of view is cut (fine-tuned checkpoints).
+
+Labelled volumes are cut at one end or the other, along the axis on which the classes lie farthest
+apart, and segmented anew: Dice with the structures of a volume named together, with each slice
+named by itself, and with wrong names forgiven. Where the last stays and the others fall, the
+outlines are right and the names wrong. Take subjects that the model was neither trained nor is to
+be tested on.
+
+Written to --output:
+  names.md    the table
+  names.png   Dice over what was cut
+  names.json  the same figures, by subject too
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import tempfile
+from argparse import ArgumentParser
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from fvcore.common.config import CfgNode
+from tabulate import tabulate
+
+from checkpoint_cli import checkpoint_parser, configuration
+from mrssl.data.descriptions import Description, describe
+from mrssl.data.label_files import read_label
+from mrssl.data.sources import read_source
+from mrssl.engines.torchvision.main import evaluate_only
+from mrssl.errors import MrsslError, optional_import, run_main
+from mrssl.evaluation import write_results
+from mrssl.files import written_whole
+from mrssl.structures import Volume
+
+#: What is reported: in results, in words.
+SCORES = {"dice": "named together", "slicewise": "by the slice", "instances": "names forgiven"}
+
+
+def labeled_volumes(described: Description) -> Iterator[tuple[str, Volume, np.ndarray]]:
+    """Name, volume and labels, int32 (D, H, W), of each case that has labels.
+
+    Raises:
+        MrsslError: one cannot be read.
+    """
+    for case in described.cases:
+        if case.label_file:
+            volume = read_source(case.source)
+            yield case.name, volume, read_label(case.label_file, volume.affine, volume.shape)
+
+
+def row_axis(described: Description) -> int:
+    """The axis, D, H, W as 0, 1, 2, on which the centres of the classes lie farthest apart.
+
+    Raises:
+        MrsslError: no volume has two classes.
+    """
+    spreads = []
+    for _, volume, label in labeled_volumes(described):
+        found = [np.argwhere(np.isin(label, values)) for values in described.class_values]
+        centers = [voxels.mean(0) * volume.spacing for voxels in found if len(voxels)]
+        if len(centers) > 1:
+            spreads.append(np.std(centers, axis=0))
+    if not spreads:
+        raise MrsslError(f"{described.name}: names need a volume with two classes")
+    return int(np.mean(spreads, axis=0).argmax())
+
+
+def cut(volume: Volume, axis: int, millimetres: float) -> slice:
+    """What is left of an axis; of a negative length, cut at the low end.
+
+    Raises:
+        MrsslError: less than half would be left.
+    """
+    size = volume.shape[axis]
+    voxels = round(abs(millimetres) / volume.spacing[axis])
+    if 2 * voxels > size:
+        raise MrsslError(f"--cut {abs(millimetres):g}: takes more than half of a field")
+    return slice(voxels, size) if millimetres < 0 else slice(0, size - voxels)
+
+
+def write_cut(described: Description, axis: int, millimetres: float, folder: Path) -> Path:
+    """The labelled volumes, cut, as a data set of NIfTI files; its ``dataset.json``."""
+    listed = []
+    for number, (name, volume, label) in enumerate(labeled_volumes(described)):
+        kept = [slice(None)] * 3
+        kept[axis] = cut(volume, axis, millimetres)
+        files = {"image": f"{number:04d}/{name}.nii.gz", "label": f"{number:04d}/label.nii.gz"}
+        (folder / f"{number:04d}").mkdir()
+        for array, file in zip((volume.array, label), files.values(), strict=True):
+            whole = nib.Nifti1Image(array, volume.affine)
+            nib.save(whole.slicer[tuple(kept)], folder / file)
+        listed.append(files)
+    labels = dict(zip(described.class_names, described.class_values, strict=True))
+    content = {"name": described.name, "labels": {"background": 0, **labels}, "training": listed}
+    path = folder / "dataset.json"
+    path.write_text(json.dumps(content), encoding="utf-8")
+    return path
+
+
+def evaluate(cfg: CfgNode, described: Description, axis: int, millimetres: float) -> dict[str, Any]:
+    """Scores of a cut, of all and by subject."""
+    with tempfile.TemporaryDirectory() as folder:
+        dataset = write_cut(described, axis, millimetres, Path(folder))
+        cfg = cfg.clone()
+        cfg.defrost()
+        cfg.DATASETS.TEST = (str(dataset),)
+        cfg.OUTPUT_DIR = str(Path(folder) / "output")
+        results = evaluate_only(cfg)["dice"]
+        if "slicewise" not in results:
+            raise MrsslError("MRSSL.EVALUATION.JOINT_NAMES is off, or there is one class only")
+        subjects = json.loads(
+            (Path(cfg.OUTPUT_DIR) / "inference" / "per_subject.json").read_text(encoding="utf-8")
+        )
+    return {
+        "cut_mm": millimetres,
+        **{name: results[name] for name in SCORES},
+        "per_subject": {
+            subject: {name: row["dice"][name] for name in SCORES}
+            for subject, row in subjects.items()
+        },
+    }
+
+
+def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """Dice over what was cut, as PNG.
+
+    Raises:
+        MissingDependencyError: matplotlib is not installed.
+    """
+    optional_import("matplotlib", "pip install matplotlib")
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axis = figure.subplots()
+    for name, words in SCORES.items():
+        axis.plot([row["cut_mm"] for row in rows], [row[name] for row in rows], "o-", label=words)
+    axis.set(xlabel="cut, mm (negative: at the low end of the axis)", ylabel="Dice", ylim=(0, 1))
+    axis.grid(alpha=0.3)
+    axis.legend()
+    figure.savefig(path, dpi=130, format="png")
+
+
+def lengths(text: str) -> list[float]:
+    """Positive numbers between commas."""
+    values = [float(part) for part in text.split(",")]
+    if not all(0 < value < math.inf for value in values):
+        raise ValueError(text)
+    return values
+
+
+def parser() -> ArgumentParser:
+    """The command line."""
+    options = checkpoint_parser(__doc__, "fine-tuning")
+    options.add_argument(
+        "--cut", type=lengths, default="30,60", help="mm at each end (default: 30,60)"
+    )
+    return options
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Evaluate, print the table, and write."""
+    args = parser().parse_args(argv)
+    optional_import("matplotlib", "pip install matplotlib")
+    cfg = configuration(args)
+    described = describe(args.dataset)
+    axis = row_axis(described)
+    cuts = sorted({0.0, *args.cut, *(-length for length in args.cut)})
+    rows = [evaluate(cfg, described, axis, length) for length in cuts]
+    text = tabulate(
+        [[f"{row['cut_mm']:+g}", *(f"{row[name]:.3f}" for name in SCORES)] for row in rows],
+        headers=["cut, mm", *(f"Dice, {words}" for words in SCORES.values())],
+        tablefmt="pipe",
+        disable_numparse=True,
+    )
+    print(text)
+    with written_whole(args.output / "names.md") as path:
+        path.write_text(text + "\n", encoding="utf-8")
+    with written_whole(args.output / "names.png") as path:
+        draw(rows, path)
+    write_results(
+        {"weights": Path(args.weights).name, "axis": "DHW"[axis], "rows": rows},
+        args.output / "names.json",
+    )
+
+
+if __name__ == "__main__":
+    run_main(main)
