@@ -52,7 +52,8 @@ def test_the_command_writes_table_picture_and_figures(
     named = {"--config-file": repository_root / CONFIG, "--weights": weights}
     named |= {"--dataset": f"{phantom}:test", "--output": output}
     given = [str(part) for pair in named.items() for part in pair]
-    evaluate_names.main([*given, "--cut", "10", "MODEL.DEVICE", "cpu"])
+    options = ["--cut", "10", "MODEL.DEVICE", "cpu"]
+    evaluate_names.main([*given, *options])
     content = json.loads((output / "names.json").read_text())
     assert [row["cut_mm"] for row in content["rows"]] == [-10, 0, 10]
     assert content["axis"] == "D"
@@ -60,8 +61,6 @@ def test_the_command_writes_table_picture_and_figures(
     assert "| +10 " in (output / "names.md").read_text()
     assert cv2.imread(str(output / "names.png")).std() > 5
     with pytest.raises(MrsslError, match="JOINT_NAMES is off"):
-        evaluate_names.main(
-            [*given, "MODEL.DEVICE", "cpu", "MRSSL.EVALUATION.JOINT_NAMES", "False"]
-        )
+        evaluate_names.main([*given, *options, "MRSSL.EVALUATION.JOINT_NAMES", "False"])
     with pytest.raises(SystemExit):
         evaluate_names.main([*given, "--cut", "0"])
