@@ -19,9 +19,12 @@ from mrssl.data.statistics import class_layout, intensity_summary
 from mrssl.errors import MrsslError
 from mrssl.evaluation import (
     DistortionEvaluator,
+    EvaluationError,
     Evaluator,
     RestorationEvaluator,
+    get_metric,
     pretext_evaluator,
+    rehearse,
     segmentation_evaluator,
 )
 from mrssl.structures import ClassLayout
@@ -78,6 +81,19 @@ class RunData:
         distorter = self.test_mapper.distorter
         self.type_names = list(distorter.type_names) if distorter else []
         self.seed = seed
+        if training and self.test:
+            self._check_best_metric()
+
+    def _check_best_metric(self) -> None:
+        """Before hours of training, not at the first evaluation."""
+        if not self.cfg.MRSSL.SOLVER.BEST_METRIC:
+            return
+        names_types = self.cfg.MRSSL.TYPE_HEAD.LOSS_WEIGHT > 0
+        will_be = rehearse(self.evaluator(), len(self.type_names), names_types=names_types)
+        try:
+            get_metric(will_be, self.best_metric)
+        except EvaluationError as error:
+            raise ConfigError(f"MRSSL.SOLVER.BEST_METRIC: {error}") from error
 
     @classmethod
     def for_weights(
@@ -203,8 +219,10 @@ class RunData:
         return cfg
 
     @property
-    def default_metric(self) -> str:
+    def best_metric(self) -> str:
         """What the best checkpoint is chosen by, as ``task/metric``."""
+        if self.cfg.MRSSL.SOLVER.BEST_METRIC:
+            return str(self.cfg.MRSSL.SOLVER.BEST_METRIC)
         if restores_whole_slices(self.cfg):
             return "restoration/PSNR"
         return "localization/AP50" if self.pretraining else "dice/dice"

@@ -17,6 +17,7 @@ from mrssl.evaluation.evaluator import (
     Results,
     SliceEvaluator,
 )
+from mrssl.evaluation.rehearsal import rehearse
 from mrssl.evaluation.restoration_evaluator import RestorationEvaluator
 from mrssl.evaluation.results import (
     format_results,
@@ -63,6 +64,7 @@ __all__ = [
     "paired_interval",
     "pretext_evaluator",
     "print_table",
+    "rehearse",
     "segmentation_evaluator",
     "t_interval",
     "write_results",

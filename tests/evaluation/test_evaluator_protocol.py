@@ -17,6 +17,7 @@ from mrssl.evaluation import (
     RestorationEvaluator,
     VolumeEvaluator,
     pretext_evaluator,
+    rehearse,
     segmentation_evaluator,
 )
 
@@ -52,6 +53,23 @@ def test_shards_in_any_order_equal_the_whole(
     states = [pickle.loads(pickle.dumps(shard.state())) for shard in reversed(shards)]
     shards[0].merge(states)
     np.testing.assert_equal(shards[0].evaluate(), expected)
+
+
+def test_a_rehearsal_tells_the_names_of_all_metrics(
+    factory: Callable[..., Evaluator], random_slices: Callable
+) -> None:
+    truths, predictions = random_slices()
+    evaluator = factory(NAMES)
+    told = rehearse(evaluator, len(NAMES))
+    with pytest.raises(EvaluationError):
+        evaluator.evaluate()  # nothing of it is left
+    evaluator.process(truths, predictions)
+    results = evaluator.evaluate()
+    assert {t: set(m) for t, m in told.items()} == {t: set(m) for t, m in results.items()}
+
+
+def test_a_rehearsal_without_a_type_branch_promises_none() -> None:
+    assert "type" not in rehearse(DistortionEvaluator(NAMES), len(NAMES), names_types=False)
 
 
 def test_an_empty_shard_changes_nothing(

@@ -59,7 +59,7 @@ from mrssl.engines.solver import build_optimizer, build_schedule
 from mrssl.engines.summary import write_summary
 from mrssl.engines.update import accelerate
 from mrssl.errors import MrsslError
-from mrssl.evaluation import Results, get_metric
+from mrssl.evaluation import Results
 
 _LOG = logging.getLogger(__name__)
 #: Held-out slices of the validation loss, spread over the test data: it is a curve, not a score.
@@ -176,11 +176,6 @@ class MRITrainer(DefaultTrainer):
         """What is evaluated and exported: the averaged model where there is one."""
         return self.bare_model if self.average is None else self.average.module
 
-    @property
-    def best_metric(self) -> str:
-        """What the best checkpoint is chosen by, as ``task/metric``."""
-        return self.cfg.MRSSL.SOLVER.BEST_METRIC or self.data.default_metric
-
     # -- data -------------------------------------------------------------------------------------
 
     def _train_loader(self, start_iteration: int) -> Batches:
@@ -231,7 +226,9 @@ class MRITrainer(DefaultTrainer):
                 hooks.EvalHook(period, self.evaluate),
                 ValidationLoss(period, self._validation_batches, model=self.deployed),
                 BestCheckpointer(
-                    self.best_metric, self.checkpointer.save, patience=cfg.MRSSL.SOLVER.PATIENCE
+                    self.data.best_metric,
+                    self.checkpointer.save,
+                    patience=cfg.MRSSL.SOLVER.PATIENCE,
                 ),
             ]
         if is_main_process():
@@ -297,16 +294,10 @@ class MRITrainer(DefaultTrainer):
         return self._last_eval_results
 
     def evaluate(self) -> Results:
-        """Score the model on ``DATASETS.TEST``; ``{}`` without one, and but on the main process.
-
-        Raises:
-            MrsslError: ``MRSSL.SOLVER.BEST_METRIC`` is not among the results.
-        """
+        """Score the model on ``DATASETS.TEST``; ``{}`` without one, and but on the main process."""
         if not self.data.test:
             return {}
         self._last_eval_results = score(self.deployed, self.data)
-        if is_main_process():
-            get_metric(self._last_eval_results, self.best_metric)
         return self._last_eval_results
 
     @classmethod

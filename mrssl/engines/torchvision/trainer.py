@@ -307,7 +307,7 @@ class Trainer:
         """Save the model if it is the best so far; whether to stop early (on every process)."""
         stop = False
         if is_main_process():
-            name = self.cfg.MRSSL.SOLVER.BEST_METRIC or self.data.default_metric
+            name = self.data.best_metric
             value = get_metric(results, name)
             self.evaluations_since_best += 1
             if is_better(name, value, self.best):

@@ -163,16 +163,19 @@ def test_transferred_parameters_can_be_frozen_and_slowed(
     assert not torch.equal(stem, start)
 
 
-def test_a_metric_that_nothing_has_is_named(
-    repository_root: Path, phantom: Path, tmp_path: Path
+@pytest.mark.parametrize(
+    ("file", "metric", "known"),
+    [(FINETUNE, "dice/mean", "dice/slicewise"), (PRETRAIN, "AP50", "localization/AP50")],
+)
+def test_a_metric_that_nothing_has_is_named_before_training(
+    file: str, metric: str, known: str, repository_root: Path, phantom: Path, tmp_path: Path
 ) -> None:
-    trainer = Trainer(
-        config(
-            repository_root, FINETUNE, phantom, tmp_path, "MRSSL.SOLVER.BEST_METRIC", "dice/mean"
-        )
-    )
-    with pytest.raises(MrsslError, match=r"no metric 'dice/mean'.*dice/dice"):
-        trainer._keep_best({"dice": {"dice": 0.5}})
+    named = ("MRSSL.SOLVER.BEST_METRIC", metric)
+    cfg = config(repository_root, file, phantom, tmp_path, *named)
+    with pytest.raises(ConfigError, match=f"BEST_METRIC: no metric '{metric}'.*{known}"):
+        Trainer(cfg)
+    cfg = config(repository_root, file, phantom, tmp_path, named[0], known)
+    assert Trainer(cfg).data.best_metric == known
 
 
 def test_a_loss_that_is_not_finite_names_itself_and_the_slices(
