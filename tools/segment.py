@@ -2,7 +2,8 @@
 """Segment scans with a fine-tuned checkpoint: a label volume and a picture for each.
 
 Takes whatever training takes: a folder of DICOM or NIfTI, or a dataset.json[:split]; labels there
-are ignored. Written to --output, for each volume:
+are ignored. Written to --output, for each volume, named after its source (in which the patient's
+name and ID, as a DICOM header tells them, are covered):
   NAME.nii.gz  labels: 0 background, else the class plus 1; on the voxel grid of a NIfTI
                source, else turned to the axes closest to right, anterior, superior
   NAME.png     slices that show most of it, outlined
@@ -16,7 +17,7 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ from mrssl.engines.torchvision.batches import collate, to_prediction
 from mrssl.errors import MrsslError, run_main
 from mrssl.evaluation.naming import Instance, instances_of, label_volume
 from mrssl.files import replacing, written_whole
-from mrssl.privacy import pseudonym
+from mrssl.privacy import cover, pseudonym
 
 #: Slices on a picture, at most, and the least pixels a side that they are shown with.
 PICTURED, SHOWN = 8, 192
@@ -62,8 +63,13 @@ def load_model(cfg: CfgNode) -> tuple[torch.nn.Module, RunData]:
     return model.eval(), data
 
 
-def names_of_volumes(records: Sequence[Record]) -> dict[Key, str]:
-    """A file name, without suffix, for each volume; numbered where sources are named alike."""
+def names_of_volumes(records: Sequence[Record], marks: Set[str] = frozenset()) -> dict[Key, str]:
+    """A file name, without suffix, for each volume.
+
+    Args:
+        records: slices; volumes whose sources are named alike get numbers.
+        marks: by which patients' names are recognised, and covered.
+    """
     names: dict[Key, str] = {}
     for record in records:
         key = volume_of(record)
@@ -71,6 +77,7 @@ def names_of_volumes(records: Sequence[Record]) -> dict[Key, str]:
             continue
         path = Path(key[0])
         base = path.name.removesuffix(".gz").removesuffix(".nii") if path.is_file() else path.name
+        base = cover(base, marks)
         base += f"-{pseudonym(key[1])[:8]}" if key[1] else ""
         used = {name.lower() for name in names.values()}
         candidates = (base if n == 1 else f"{base}-{n}" for n in range(1, len(names) + 2))
@@ -159,7 +166,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if is_pretraining(cfg):
         raise ConfigError(f"{args.config_file}: a configuration of the pretext segments nothing")
     model, data = load_model(cfg)
-    names = names_of_volumes(data.test)
+    names = names_of_volumes(data.test, data.marks)
     done = {key for key, name in names.items() if (args.output / f"{name}.nii.gz").is_file()}
     records = [record for record in data.test if volume_of(record) not in done]
     volumes = {volume_of(record): record for record in records}

@@ -38,12 +38,14 @@ class Dataset:
         class_names: of the labels, in the order of ``category_id``; empty without labels.
         name: for logs and checkpoints; no path in it.
         class_values: the label value, or values, of each class.
+        marks: by which its patients' names are recognised (:mod:`mrssl.privacy`).
     """
 
     dicts: list[dict[str, Any]]
     class_names: list[str]
     name: str
     class_values: list[ClassValues] = field(default_factory=list)
+    marks: frozenset[str] = field(default=frozenset(), repr=False)
 
 
 def dataset_options(cfg: Any) -> dict[str, Any]:
@@ -134,7 +136,8 @@ def load_dataset(
     if not dicts:
         raise MrsslError(f"{name_or_path}: none of its {image_id} slices is left to use")
     names = description.class_names if has_labels else []
-    return Dataset(dicts, names, description.name, values if has_labels else [])
+    marks = frozenset[str]().union(*(case.source.marks for case in cases))
+    return Dataset(dicts, names, description.name, values if has_labels else [], marks)
 
 
 def _foreground(cache: VolumeCache, records: Sequence[dict[str, Any]]) -> list[float]:

@@ -50,6 +50,7 @@ class RunData:
             that workers share it.
         class_names: of the labels; ``["distorted"]`` while pretraining.
         type_names: distortion types; empty but while pretraining.
+        marks: by which patients' names are recognised (:mod:`mrssl.privacy`).
 
     Raises:
         MrsslError: a data set that cannot be used, or two that name different classes.
@@ -68,6 +69,7 @@ class RunData:
         self.cfg, self.pretraining, self._trained = cfg, is_pretraining(cfg), trained
         self._load, self._labeled = load, labeled and not self.pretraining
         self._class_values: list[Any] = []
+        self.marks: frozenset[str] = frozenset()
         self.class_names: list[str] = ["distorted"] if self.pretraining else []
         if trained is not None and not labeled:
             self.class_names = list(trained.class_names)
@@ -135,6 +137,7 @@ class RunData:
         for name in node:
             dataset = self._load(name, labeled=self._labeled, **options)
             self._check_classes(f"{key} {name}", dataset)
+            self.marks |= dataset.marks
             offset = len(records)
             records += [{**d, "image_id": offset + i} for i, d in enumerate(dataset.dicts)]
         return records

@@ -175,6 +175,11 @@ def test_cases_and_splits_of_a_store_are_covered_alike(
     assert_nameless((tmp_path / "store" / "split.json").read_text())
 
 
+def test_a_data_set_has_the_marks_of_its_patients(write_series: Callable[..., Path]) -> None:
+    folder = write_series(voxels(), "Doe_Jane", PatientName="Doe^Jane")
+    assert cover("Doe_Jane_T1", load_dataset(folder).marks).startswith("~")
+
+
 def test_subjects_without_an_id_are_not_named_after_their_folder(write_series: Callable) -> None:
     (source,) = find_volumes(write_series(voxels(), "Doe_Jane", PatientID=None)).volumes
     assert source.subject

@@ -17,6 +17,7 @@ import segment
 from mrssl.config import load_cfg
 from mrssl.engines.torchvision import Trainer
 from mrssl.errors import MrsslError
+from mrssl.privacy import patient_marks
 
 FINETUNE = "configs/quick_schedules/finetune_R_18_FPN.yaml"
 #: A model of one iteration is sure of nothing.
@@ -137,6 +138,14 @@ def test_sources_named_alike_get_names_of_their_own() -> None:
     assert len({name.lower() for name in names.values()}) == len(names) == 3
     assert names["x/T1", ""] == "T1"
     assert names["y/t1", ""] == "t1-2"
+
+
+def test_a_folder_named_after_a_patient_does_not_name_the_output() -> None:
+    records = [{"file_name": f"x/{name}", "series": ""} for name in ("Doe_Jane", "doe jane", "T1")]
+    names = segment.names_of_volumes(records, patient_marks("Doe^Jane", "4711-0815"))
+    assert not any("oe" in name.lower() or "jane" in name.lower() for name in names.values())
+    assert len(set(names.values())) == 3
+    assert names["x/T1", ""] == "T1"
 
 
 def test_what_cannot_segment_is_refused(
