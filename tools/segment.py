@@ -37,7 +37,8 @@ from mrssl.engines.pictures import draw_masks, gray_to_rgb
 from mrssl.engines.torchvision import build_model
 from mrssl.engines.torchvision.batches import collate, to_prediction
 from mrssl.errors import MrsslError, run_main
-from mrssl.evaluation.naming import Instance, instances_of, label_volume
+from mrssl.evaluation.joining import Instance, instances_of
+from mrssl.evaluation.naming import label_volume
 from mrssl.files import replacing, written_whole
 from mrssl.privacy import cover, pseudonym
 

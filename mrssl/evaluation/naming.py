@@ -13,24 +13,14 @@ Shape letters: D slices of a volume, H, W rows and columns of a slice, C classes
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from pycocotools import mask as coco_mask
-from scipy.optimize import linear_sum_assignment
 
-from mrssl.evaluation.coco_scoring import decode_mask, encode_masks
+from mrssl.evaluation.coco_scoring import decode_mask
+from mrssl.evaluation.joining import Instance, Structure, join_slices, things_of_slice
 from mrssl.structures import ClassLayout
 
-#: Class (0-based), score in [0, 1] and run lengths of an instance.
-Instance = tuple[int, float, dict[str, Any]]
-
-#: Instances of a slice that overlap by this IoU are one thing with several names.
-_SAME_THING = 0.5
-#: Things in neighbouring slices that overlap by this IoU are one structure.
-_SAME_STRUCTURE = 0.3
 #: That there is none is always so likely, as is every name of what is rather there than not; of
 #: what is rather not, no name that is less likely is considered.
 _LEAST_PROBABILITY = 0.02
@@ -42,55 +32,6 @@ _RATHER_THERE = 0.5
 #: Names considered in a volume, and sets of them that are kept while structures are added one by
 #: one. A detector that was hardly trained sees structures everywhere.
 _MOST_NAMES, _BEAM = 1000, 200
-
-
-@dataclass
-class Thing:
-    """What a slice shows at one place, under all names that the detector gave it.
-
-    Attributes:
-        mask: run lengths, those of the surest instance.
-        scores: float64 (C,), summing to about 1 at most.
-    """
-
-    mask: dict[str, Any]
-    scores: npt.NDArray[np.float64]
-
-
-@dataclass
-class Structure:
-    """Things of consecutive slices that overlap.
-
-    Attributes:
-        things: by slice index.
-    """
-
-    things: dict[int, Thing] = field(default_factory=dict)
-
-    @property
-    def probabilities(self) -> npt.NDArray[np.float64]:
-        """Mean scores of the classes over the slices, (C,)."""
-        return np.mean([thing.scores for thing in self.things.values()], axis=0)
-
-    def center(self, spacing: Sequence[float]) -> npt.NDArray[np.float64]:
-        """Centre of mass, mm along D, H, W."""
-        sums, pixels = np.zeros(3), 0
-        for index, thing in self.things.items():
-            rows, columns = np.nonzero(decode_mask(thing.mask))
-            sums += len(rows) * index, rows.sum(), columns.sum()
-            pixels += len(rows)
-        return sums / max(pixels, 1) * np.asarray(spacing)
-
-
-def instances_of(prediction: Mapping[str, Any]) -> list[Instance]:
-    """The instances of a slice as they are kept until its volume is complete.
-
-    Args:
-        prediction: with ``classes`` (N,), ``scores`` (N,) and ``masks`` (N, H, W).
-    """
-    masks = encode_masks(np.asarray(prediction["masks"], bool))
-    classes, scores = (np.asarray(prediction[name]).tolist() for name in ("classes", "scores"))
-    return [*zip(classes, scores, masks, strict=True)]
 
 
 def label_volume(
@@ -172,44 +113,6 @@ def named_volume(
     for _, index, category, mask in sorted(painted, key=lambda item: item[:3]):
         labels[index][decode_mask(mask)] = category + 1
     return labels
-
-
-def things_of_slice(instances: Sequence[Instance], num_classes: int) -> list[Thing]:
-    """Merge the instances of a slice that cover the same place, surest first."""
-    found = sorted(instances, key=lambda instance: -instance[1])
-    things: list[Thing] = []
-    for category, score, mask in found:
-        overlaps = _overlaps([thing.mask for thing in things], [mask])
-        if len(things) and overlaps.max() >= _SAME_THING:
-            scores = things[int(overlaps.argmax())].scores
-            scores[category] = max(scores[category], score)
-        elif coco_mask.area(mask):
-            things.append(Thing(mask, np.zeros(num_classes)))
-            things[-1].scores[category] = score
-    return things
-
-
-def join_slices(slices: Mapping[int, Sequence[Thing]]) -> list[Structure]:
-    """Join the things of neighbouring slices, one to one, for the largest overlap."""
-    structures: list[Structure] = []
-    open_structures: list[Structure] = []
-    for index in sorted(slices):
-        before = [s for s in open_structures if index - 1 in s.things]
-        overlaps = _overlaps(
-            [s.things[index - 1].mask for s in before], [thing.mask for thing in slices[index]]
-        )
-        overlaps[overlaps < _SAME_STRUCTURE] = 0
-        pairs = zip(*linear_sum_assignment(overlaps, maximize=True), strict=True)
-        continued = {column: before[row] for row, column in pairs if overlaps[row, column] > 0}
-        open_structures = []
-        for place, thing in enumerate(slices[index]):
-            structure = continued.get(place)
-            if structure is None:
-                structure = Structure()
-                structures.append(structure)
-            structure.things[index] = thing
-            open_structures.append(structure)
-    return structures
 
 
 def name_structures(
@@ -327,24 +230,4 @@ def _lengths(structures: Sequence[Structure]) -> npt.NDArray[np.float64]:
     return slices / slices.max()
 
 
-def _overlaps(
-    first: Sequence[dict[str, Any]], second: Sequence[dict[str, Any]]
-) -> npt.NDArray[np.float64]:
-    """IoU of each mask of one list with each of another."""
-    if not first or not second:
-        return np.zeros((len(first), len(second)))
-    return np.asarray(coco_mask.iou(list(first), list(second), [0] * len(second)))
-
-
-__all__ = [
-    "Instance",
-    "Structure",
-    "Thing",
-    "instances_of",
-    "join_slices",
-    "label_volume",
-    "name_structures",
-    "named_volume",
-    "slicewise_volume",
-    "things_of_slice",
-]
+__all__ = ["label_volume", "name_structures", "named_volume", "slicewise_volume"]

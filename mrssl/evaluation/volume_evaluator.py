@@ -17,8 +17,9 @@ from scipy.optimize import linear_sum_assignment
 
 from mrssl.evaluation.coco_scoring import decode_mask, encode_masks
 from mrssl.evaluation.evaluator import EvaluationError, Results, SliceEvaluator
+from mrssl.evaluation.joining import instances_of
 from mrssl.evaluation.metrics import dice, dice_of_counts, mean_of_finite
-from mrssl.evaluation.naming import instances_of, label_volume, slicewise_volume
+from mrssl.evaluation.naming import label_volume, slicewise_volume
 from mrssl.evaluation.surface import surface_distances
 from mrssl.structures import ClassLayout
 

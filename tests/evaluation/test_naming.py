@@ -10,7 +10,8 @@ import pytest
 
 from mrssl.evaluation import EvaluationError, VolumeEvaluator, naming
 from mrssl.evaluation.coco_scoring import encode_masks
-from mrssl.evaluation.naming import join_slices, named_volume, things_of_slice
+from mrssl.evaluation.joining import join_slices, things_of_slice
+from mrssl.evaluation.naming import named_volume
 from mrssl.structures import ClassLayout
 
 Make = Callable[..., dict[str, Any]]
