@@ -129,9 +129,8 @@ def name_structures(
       mean scores over the classes, so that what is rather there than not is named; ``p`` the mean
       score of the class, ``p1`` that of its likeliest; ``w`` its number of slices over that of the
       longest, so that a fragment does not take a whole structure's name;
-    - of each named structure, ``w / C`` times what
-      :meth:`~mrssl.structures.ClassLayout.place_evidence` says of its place in the field of view:
-      a patient is laid in it once, so that C structures say it C times over;
+    - of each named structure, ``w`` times what
+      :meth:`~mrssl.structures.ClassLayout.place_evidence` says of its place in the field of view;
     - of each pair of them, what :meth:`~mrssl.structures.ClassLayout.evidence` says of their
       offset, times the smaller ``w``.
 
@@ -153,7 +152,7 @@ def name_structures(
         return {}
     centers = np.stack([structure.center(spacing) for structure in structures])
     hypotheses, gains = _hypotheses(structures)
-    places = layout.place_evidence(centers, extent) / layout.num_classes
+    places = layout.place_evidence(centers, extent)
     gains += (_lengths(structures)[:, None] * places)[tuple(hypotheses.T)]
     pairs = _pair_gains(structures, hypotheses, layout, centers, extent)
     surest = {int(place): gains[hypotheses[:, 0] == place].max() for place, _ in hypotheses}

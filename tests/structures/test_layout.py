@@ -78,7 +78,7 @@ def test_a_field_of_another_size_makes_places_less_sure() -> None:
     cut = EXTENT - [0, 80, 0]
     for middle_moved in (-40, 0, 40):  # cut at the one end, at both, at the other
         evidence = layout.place_evidence(at_last - [0, 40 + middle_moved, 0], cut)
-        assert evidence[2] > -0.3
+        assert evidence[2] > -0.1
 
 
 def test_a_class_never_seen_has_no_place() -> None:
