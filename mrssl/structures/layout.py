@@ -25,8 +25,7 @@ _PRIOR_VOLUMES = 4
 #: As much again, mm, of where patients are laid in the field of view.
 _PLACE_SPREAD = 15.0
 #: A field that is cut at one end has its middle elsewhere in the body by half of what was cut; four
-#: times that counts as spread. Chosen, as the weight of places among names, on held-out training
-#: subjects whose fields were cut.
+#: times that counts as spread. Chosen on held-out training subjects whose fields were cut.
 _EXTENT_SPREAD = 2.0
 #: Share of offsets, and of places, that follow no rule: tumours, fractures, a cut-off structure.
 _OUTLIERS = 0.01

@@ -133,6 +133,22 @@ def test_the_place_in_the_field_of_view_tells_look_alikes_that_all_else_leaves_o
         assert [int(labels[2, row + shift + 4, 25]) for row in rows] == [0, 1, 2, 3]
 
 
+def test_two_places_weigh_more_than_the_names_that_a_detector_is_sure_of() -> None:
+    shape = (5, 160, 64)
+    rows = [20 + 30 * k for k in range(3)]
+    extent = np.multiply(shape, SPACING)
+    centers = np.array([[[6.0, row + 3.5, 24.5] for row in rows]])
+    layout = ClassLayout.measure(centers, np.full((1, 3, 3), 4.0), extent[None])
+    # The upper two of the places, under the names of the lower two: each a level off.
+    masks = np.zeros((2, *shape[1:]), bool)
+    for mask, row in zip(masks, rows, strict=False):
+        mask[row : row + 8, 20:30] = True
+    upper, middle = encode_masks(masks)
+    found = {index: [(1, 0.8, upper), (2, 0.8, middle)] for index in range(shape[0])}
+    labels = named_volume(found, shape, SPACING, layout)
+    assert [int(labels[2, row + 4, 25]) for row in rows] == [1, 2, 0]
+
+
 def test_a_slice_without_it_does_not_cost_the_rest_of_a_structure(layout: ClassLayout) -> None:
     found = every_slice(*[(c, 0.8, box(row)) for c, row in enumerate(ROWS[1:])])
     found[2] = found[2][1:]
