@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from benchmark_steps import load_weights, make_mapper, ratio, step_of
+from benchmark_steps import Measured, load_weights, make_mapper, ratio, step_of
 from mrssl.config import load_cfg
 
 
@@ -29,7 +29,7 @@ def benchmark_detectron2(
 
     Returns:
         ``step_ratio_detectron2`` and ``inference_ratio_detectron2`` (ours / stock), and the
-        seconds behind them.
+        seconds and, on a GPU, peaks of memory in GiB behind them.
     """
     from detectron2.modeling import build_model
     from detectron2.utils.events import EventStorage
@@ -55,7 +55,9 @@ def benchmark_detectron2(
         )
     ours.eval(), stock.eval()
     with torch.no_grad():
-        inference = ratio(lambda: ours(batch), lambda: stock(batch), rounds)
+        inference = ratio(
+            Measured(lambda: ours(batch), ours), Measured(lambda: stock(batch), stock), rounds
+        )
     return {
         "step_ratio_detectron2": step.pop("ratio"),
         "step_detectron2": step,

@@ -108,7 +108,9 @@ def main() -> None:
     """Measure, print, and write."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config-file", default=str(Path(__file__).parents[1] / CONFIG))
-    parser.add_argument("--distortions", action="store_true", help="measure the distortions only")
+    only = parser.add_mutually_exclusive_group()
+    only.add_argument("--distortions", action="store_true", help="measure the distortions only")
+    only.add_argument("--steps", action="store_true", help="measure steps and inference only")
     parser.add_argument("--rounds", type=int, default=8, help="pairs of steps")
     parser.add_argument(
         "--weights", type=Path, help="a pretraining checkpoint: steps late in training"
@@ -119,8 +121,9 @@ def main() -> None:
     cuda = "cuda" if torch.cuda.is_available() else "cpu"
     cfg = load_cfg(args.config_file, ["MODEL.DEVICE", cuda, *args.opts])
     figures: dict[str, Any] = {"device": _device()}
-    if not args.distortions:
+    if not args.distortions and not args.steps:
         figures["mapper_slices_per_second"] = time_mapper(cfg)
+    if not args.distortions:
         step = step_ratio_torchvision(cfg, args.rounds, args.weights)
         figures["step_ratio_torchvision"] = step.pop("ratio")
         figures["step_torchvision"] = step
@@ -131,9 +134,10 @@ def main() -> None:
             figures |= benchmark_detectron2(
                 args.config_file, args.opts, rounds=args.rounds, weights=args.weights
             )
-    # Before the peers are imported, whose pages the worker would inherit.
-    figures["worker_memory"] = worker_memory(cfg)
-    figures["distortions"] = benchmark_distortions()
+    if not args.steps:
+        # Before the peers are imported, whose pages the worker would inherit.
+        figures["worker_memory"] = worker_memory(cfg)
+        figures["distortions"] = benchmark_distortions()
     print(json.dumps(figures, indent=2))
     if args.json:
         with replacing(args.json) as file:

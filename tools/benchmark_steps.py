@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -53,13 +54,39 @@ def load_weights(model: torch.nn.Module, path: Path | None, convert: Callable = 
         model.load_state_dict(convert(load_checkpoint(path)["model"]), strict=False)
 
 
+@dataclass(frozen=True)
+class Measured:
+    """What is timed.
+
+    Attributes:
+        run: one step, or one inference.
+        model: what it runs.
+        optimizer: what updates it; None of an inference.
+    """
+
+    run: Callable[[], object]
+    model: torch.nn.Module
+    optimizer: torch.optim.Optimizer | None = None
+
+    def held_bytes(self) -> int:
+        """Memory that stays taken between runs: weights, gradients, state of the optimizer."""
+        states = self.optimizer.state.values() if self.optimizer else ()
+        tensors = [
+            *self.model.buffers(),
+            *self.model.parameters(),
+            *(p.grad for p in self.model.parameters()),
+            *(value for state in states for value in state.values()),
+        ]
+        return sum(x.nbytes for x in tensors if isinstance(x, torch.Tensor) and x.is_cuda)
+
+
 def step_of(
     cfg: Any,
     model: torch.nn.Module,
     losses_of: Callable[[], dict[str, torch.Tensor]],
     *,
     bfloat16: bool = True,
-) -> Callable[[], None]:
+) -> Measured:
     """A training step: forward and backward in the precision that training takes, update.
 
     Args:
@@ -79,30 +106,46 @@ def step_of(
         scaler.scale(torch.stack([loss.float() for loss in losses.values()]).sum()).backward()
         scaler.step(optimizer)
         scaler.update()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
 
-    return step
+    return Measured(step, model, optimizer)
 
 
-def ratio(ours: Callable[[], None], theirs: Callable[[], None], rounds: int) -> dict[str, float]:
+def ratio(ours: Measured, theirs: Measured, rounds: int) -> dict[str, float]:
     """Median of ours / theirs over rounds in which both ran, turn by turn; and both medians.
 
     Without a GPU the clock is the process's CPU time: what else the machine does does not count.
+    With one, the peak of its memory is told too: of each model as if the other were not there.
     """
-    clock = time.perf_counter if torch.cuda.is_available() else time.process_time
-    pairs = []
+    pairs, peaks = [], []
     for turn in range(rounds + 1):
-        times = []
-        for run in (ours, theirs):
-            torch.manual_seed(turn)  # what is sampled at random, both sample alike
-            start = clock()
-            run()
-            times.append(clock() - start)
+        torch.manual_seed(turn)  # what is sampled at random, both sample alike
+        our_time, our_peak = _measure(ours)
+        torch.manual_seed(turn)
+        their_time, their_peak = _measure(theirs)
         if turn:  # the first warms up
-            pairs.append(times)
-    return {
+            pairs.append((our_time, their_time))
+            peaks.append((our_peak, their_peak))
+    figures = {
         "ratio": statistics.median(a / b for a, b in pairs),
         "seconds": statistics.median(a for a, _ in pairs),
         "stock_seconds": statistics.median(b for _, b in pairs),
     }
+    if torch.cuda.is_available():
+        figures["peak_gib"] = max(a for a, _ in peaks) / 2**30
+        figures["stock_peak_gib"] = max(b for _, b in peaks) / 2**30
+    return figures
+
+
+def _measure(measured: Measured) -> tuple[float, int]:
+    """Seconds, and the peak of the GPU's memory in bytes, 0 without one."""
+    if not torch.cuda.is_available():
+        start = time.process_time()
+        measured.run()
+        return time.process_time() - start, 0
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    others = torch.cuda.memory_allocated() - measured.held_bytes()
+    start = time.perf_counter()
+    measured.run()
+    torch.cuda.synchronize()
+    return time.perf_counter() - start, torch.cuda.max_memory_allocated() - others
