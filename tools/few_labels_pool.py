@@ -17,7 +17,12 @@ from few_labels_plan import Run
 LOG = "log.txt"
 _POLL_SECONDS = 0.5
 #: What sets the number of threads of the libraries that a run computes with.
-_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+_THREADS = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENCV_FOR_THREADS_NUM",  # else each of 16 runs would have 16 threads, and they wait busily
+)
 
 
 @dataclass
