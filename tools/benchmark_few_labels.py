@@ -237,7 +237,8 @@ def write_report(bench: Bench) -> None:
     """Tables and plot of all finished runs."""
     rows = with_iterations_to_scratch(_rows(bench, FINETUNE))
     if rows:
-        _write(bench.output / "results.md", markdown(rows, _rows(bench, PRETRAIN)))
+        report = markdown(rows, _rows(bench, PRETRAIN), bench.plan.baselines)
+        _write(bench.output / "results.md", report)
         plot(rows, bench.output / "results.png")
     if tuned := _rows(bench, TUNE):
         _write(bench.output / "tuning.md", tuning_markdown(tuned))

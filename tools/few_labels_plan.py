@@ -23,6 +23,7 @@ from mrssl.errors import MrsslError
 
 ROOT = Path(__file__).resolve().parents[1]
 ALL = "all"
+SCRATCH = "scratch"  # the arm that the others are compared with, where a plan names none
 PRETRAIN, FINETUNE, TUNE = "pretrain", "finetune", "tune"
 
 
@@ -134,6 +135,7 @@ class Plan:
     pretrain_per_seed: bool
     pretrainings: Mapping[str, Recipe]
     arms: Mapping[str, Arm]
+    baselines: tuple[str, ...]
     schedules: Mapping[str, Mapping[str, Any]]
     tune_labeled: tuple[str, ...]
     tune_folds: int

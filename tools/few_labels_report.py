@@ -11,11 +11,11 @@ from typing import Any
 from tabulate import tabulate
 
 from few_labels_bench import Row
+from few_labels_plan import SCRATCH
 from mrssl.errors import optional_import
 from mrssl.evaluation import Interval, paired_interval, t_interval
 from mrssl.files import replacing
 
-SCRATCH = "scratch"
 #: arm -> label ("1", "8", "all") -> seed -> row
 Grid = dict[str, dict[str, dict[int, Row]]]
 #: What each column of the table of further figures takes from a row, and its digits.
@@ -67,17 +67,25 @@ def over_seeds(cell: Mapping[int, Row], key: str) -> Interval:
     return t_interval([math.nan if value is None else value for value in values])
 
 
-def gain(cell: Mapping[int, Row], scratch: Mapping[int, Row], key: str = "dice") -> Interval:
-    """Paired difference with scratch over the seeds that both have."""
-    values, baseline = (
+def gain(cell: Mapping[int, Row], baseline: Mapping[int, Row], key: str = "dice") -> Interval:
+    """Paired difference with a baseline over the seeds that both have."""
+    ours, theirs = (
         {seed: math.nan if row[key] is None else row[key] for seed, row in rows.items()}
-        for rows in (cell, scratch)
+        for rows in (cell, baseline)
     )
-    return paired_interval(values, baseline)
+    return paired_interval(ours, theirs)
 
 
-def markdown(rows: Sequence[Row], pretrainings: Sequence[Row]) -> str:
-    """The report as Markdown; ``rows`` of finished runs, with ``iterations_to_scratch``."""
+def markdown(
+    rows: Sequence[Row], pretrainings: Sequence[Row], baselines: Sequence[str] = (SCRATCH,)
+) -> str:
+    """The report as Markdown.
+
+    Args:
+        rows: of finished runs, with ``iterations_to_scratch``.
+        pretrainings: rows of the pretraining runs.
+        baselines: arms that the others are compared with, each also with those after it.
+    """
     grid, labels = grid_of(rows), labels_of(rows)
     name = rows[0]["dataset"]
     parts = [
@@ -87,17 +95,11 @@ def markdown(rows: Sequence[Row], pretrainings: Sequence[Row]) -> str:
         "Mean over test subjects and classes, then mean and 95 % interval over seeds.",
         _table(grid, labels, lambda arm, n: over_seeds(grid[arm][n], "dice").format()),
     ]
-    if SCRATCH in grid and len(grid) > 1:
-        parts += [
-            "## Difference in Dice with scratch",
-            "Paired by seed: same labelled subjects, same initialisation of what is new. In "
-            "brackets the 95 % interval, then the gain relative to scratch's mean.",
-            _table(
-                {arm: cells for arm, cells in grid.items() if arm != SCRATCH},
-                labels,
-                lambda arm, n: _gain_cell(grid[arm][n], grid[SCRATCH].get(n, {})),
-            ),
-        ]
+    for place, baseline in enumerate(baselines):
+        others = {arm: cells for arm, cells in grid.items() if arm not in baselines[: place + 1]}
+        if baseline in grid and others:
+            parts += [f"## Difference in Dice with {baseline}"]
+            parts += [_difference_note(baseline), _differences(others, grid[baseline], labels)]
     parts += ["## Further figures", _FURTHER_NOTE, _further(grid, labels)]
     if pretrainings:
         parts += ["## Pretraining", _pretraining_table(pretrainings)]
@@ -143,12 +145,22 @@ def _markdown_table(headers: Sequence[str], body: Sequence[Sequence[object]]) ->
     return tabulate(body, headers=headers, tablefmt="pipe", disable_numparse=True)
 
 
-def _gain_cell(cell: Mapping[int, Row], scratch: Mapping[int, Row]) -> str:
-    difference = gain(cell, scratch)
+def _difference_note(baseline: str) -> str:
+    return (
+        "Paired by seed: same labelled subjects, same initialisation of what is new. In "
+        f"brackets the 95 % interval, then the gain relative to the mean of {baseline}."
+    )
+
+
+def _differences(grid: Grid, baseline: Mapping[str, Any], labels: Sequence[str]) -> str:
+    return _table(grid, labels, lambda arm, n: _gain_cell(grid[arm][n], baseline.get(n, {})))
+
+
+def _gain_cell(cell: Mapping[int, Row], baseline: Mapping[int, Row]) -> str:
+    difference = gain(cell, baseline)
     if not difference.count:
         return "-"
-    shared = {seed: row for seed, row in scratch.items() if seed in cell}
-    base = over_seeds(shared, "dice").mean
+    base = over_seeds({seed: baseline[seed] for seed in baseline if seed in cell}, "dice").mean
     relative = f", {100 * difference.mean / base:+.0f} %" if base > 0 else ""
     return f"{difference.format(sign=True)}{relative}"
 
@@ -203,10 +215,11 @@ def zoo_rows(rows: Sequence[Row], command: str) -> str:
         for arm in grid:
             if cell := grid[arm].get(n):
                 one = next(iter(cell.values()))
+                devices = " and ".join(dict.fromkeys(row["device"] for row in cell.values()))
                 figures = [over_seeds(cell, k).format(d) for k, d in _ZOO.values()]
                 body.append(
                     [f"`{command} --arms {arm} --labeled {n}`", f"`{one['config']}`",
-                     f"{one['device']}, {one['threads']} threads",
+                     f"{devices}, {one['threads']} threads",
                      f"{one['iterations']} x {one['slices_per_iteration']} slices, "
                      f"{over_seeds(cell, 'seconds').mean:.0f} s",
                      one["labeled_subjects"], len(cell), *figures]

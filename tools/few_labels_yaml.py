@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from few_labels_plan import ALL, FINETUNE, PRETRAIN, ROOT, Arm, Plan, Recipe
+from few_labels_plan import ALL, FINETUNE, PRETRAIN, ROOT, SCRATCH, Arm, Plan, Recipe
 from mrssl.errors import MrsslError
 
 T = TypeVar("T")
@@ -48,6 +48,7 @@ def load_plan(path: str | Path) -> Plan:
         pretrain_per_seed=node.take("pretrain_per_seed", bool, False),
         pretrainings=pretrainings,
         arms=arms,
+        baselines=node.take("baselines", _names, (SCRATCH,) if SCRATCH in arms else ()),
         schedules=schedules,
         tune_labeled=tune.take("labeled", _labeled, ()),
         tune_folds=tune.take("folds", int, 3),
@@ -55,6 +56,9 @@ def load_plan(path: str | Path) -> Plan:
     )
     for part in (validation, tune, node):
         part.finish()
+    for name in plan.baselines:
+        if name not in arms:
+            raise MrsslError(f"{path}: baselines: {name} is no arm")
     for name in plan.tune_grids:
         if name not in arms:
             raise MrsslError(f"{path}: tune.grids.{name} is no arm")
@@ -76,6 +80,12 @@ def _labeled(value: Any) -> tuple[str, ...]:
     if not all(v == ALL or (isinstance(v, int) and v > 0) for v in value):
         raise TypeError
     return tuple(map(str, value))
+
+
+def _names(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
+        raise TypeError
+    return tuple(value)
 
 
 def _read(path: str | Path) -> dict[str, Any]:

@@ -121,6 +121,8 @@ def test_one_pretraining_a_seed_where_it_is_asked_for(write_plan: Callable[..., 
         ({"finetune": {"config": "configs/none.yaml"}}, "is no file of the repository"),
         ({"arms": {"a": {"weight": "mrssl"}}}, "arms: a: unknown key 'weight'"),
         ({"tune": {"grids": {"nobody": {}}}}, "tune.grids.nobody is no arm"),
+        ({"baselines": ["nobody"]}, "baselines: nobody is no arm"),
+        ({"baselines": "scratch"}, "baselines: 'scratch' is not"),
         ({"pretrainings": []}, "must map keys to values"),
     ],
 )

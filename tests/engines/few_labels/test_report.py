@@ -62,6 +62,16 @@ def test_means_intervals_and_paired_gains_are_those_by_hand(rows: list[dict[str,
     assert gain(grid_of(rows)["mrssl"]["10"], grid_of(rows)["scratch"]["10"]).count == 2
 
 
+def test_differences_are_told_with_each_baseline_and_once() -> None:
+    rows = with_iterations_to_scratch(
+        [row(arm, "1", 0, dice) for arm, dice in (("scratch", 0.4), ("peer", 0.5), ("ours", 0.7))]
+    )
+    with_scratch, with_peer = markdown(rows, [], ("scratch", "peer")).split("with peer")
+    assert "+0.300, +75 %" in with_scratch and "+0.100, +25 %" in with_scratch
+    differences = with_peer.split("## Further")[0]
+    assert "+0.200, +40 %" in differences and "scratch" not in differences
+
+
 def test_numbers_are_ordered_as_numbers_and_all_comes_last() -> None:
     rows = [row("scratch", n, 0, 0.5) for n in ("all", "10", "2", "1")]
     assert labels_of(rows) == ["1", "2", "10", "all"]
@@ -117,6 +127,11 @@ def test_model_zoo_rows_say_how_they_were_made(rows: list[dict[str, Any]]) -> No
         "0.700 [0.452, 0.948]",
     ):
         assert part in lines[3]
+
+
+def test_model_zoo_rows_name_every_device() -> None:
+    rows = [row("scratch", "1", seed, 0.5, device=name) for seed, name in enumerate("AB")]
+    assert "| A and B, 1 threads" in zoo_rows(rows, "tools/run.py")
 
 
 def test_the_best_setting_comes_first() -> None:
