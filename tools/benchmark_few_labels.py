@@ -20,13 +20,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from few_labels_bench import RESULT, Bench, Row, read_row
+from few_labels_curves import plot_curves, with_iterations_to_scratch
 from few_labels_plan import FINETUNE, PRETRAIN, TUNE, Plan, Run
 from few_labels_pool import Pool
 from few_labels_report import (
     markdown,
     plot,
     tuning_markdown,
-    with_iterations_to_scratch,
     zoo_rows,
 )
 from few_labels_run import execute, score_again
@@ -234,12 +234,13 @@ def write_rows(bench: Bench) -> None:
 
 
 def write_report(bench: Bench) -> None:
-    """Tables and plot of all finished runs."""
+    """Tables and plots of all finished runs."""
     rows = with_iterations_to_scratch(_rows(bench, FINETUNE))
     if rows:
         report = markdown(rows, _rows(bench, PRETRAIN), bench.plan.baselines)
         _write(bench.output / "results.md", report)
         plot(rows, bench.output / "results.png")
+        plot_curves(rows, bench.output / "curves.png")
     if tuned := _rows(bench, TUNE):
         _write(bench.output / "tuning.md", tuning_markdown(tuned))
 

@@ -8,16 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tabulate import tabulate
-
 from few_labels_bench import Row
+from few_labels_curves import curves, to_scratch
+from few_labels_grid import Grid, gain, grid_of, labels_of, markdown_table, over_seeds
 from few_labels_plan import SCRATCH
 from mrssl.errors import optional_import
-from mrssl.evaluation import Interval, paired_interval, t_interval
 from mrssl.files import replacing
 
-#: arm -> label ("1", "8", "all") -> seed -> row
-Grid = dict[str, dict[str, dict[int, Row]]]
 #: What each column of the table of further figures takes from a row, and its digits.
 _FURTHER = {
     "Dice, foreground": ("dice_foreground", 3),
@@ -27,53 +24,6 @@ _FURTHER = {
     "mask AP": ("ap", 3),
     "s": ("seconds", 0),
 }
-
-
-def with_iterations_to_scratch(rows: Sequence[Row]) -> list[Row]:
-    """Add ``iterations_to_scratch``: when an arm's curve first reaches scratch's last value.
-
-    Both curves are of the same labelled and validation subjects. None where there is no curve, or
-    where it never does.
-    """
-    last = {
-        (row["labeled"], row["seed"]): row["curve"][-1][1]
-        for row in rows
-        if row["arm"] == SCRATCH and row["curve"]
-    }
-    out = []
-    for row in rows:
-        target = last.get((row["labeled"], row["seed"]))
-        reached = [] if target is None else [i for i, d in row["curve"] if (d or 0.0) >= target]
-        out.append({**row, "iterations_to_scratch": reached[0] if reached else None})
-    return out
-
-
-def grid_of(rows: Sequence[Row]) -> Grid:
-    """Rows by arm, number of labelled subjects and seed, in their order."""
-    grid: Grid = defaultdict(lambda: defaultdict(dict))
-    for row in rows:
-        grid[row["arm"]][row["labeled"]][row["seed"]] = row
-    return grid
-
-
-def labels_of(rows: Sequence[Row]) -> list[str]:
-    """The numbers of labelled subjects in ascending order, "all" last."""
-    return sorted({row["labeled"] for row in rows}, key=lambda n: (n == "all", len(n), n))
-
-
-def over_seeds(cell: Mapping[int, Row], key: str) -> Interval:
-    """Mean and interval of a figure over the seeds; an undefined one is left out."""
-    values = [row[key] for row in cell.values()]
-    return t_interval([math.nan if value is None else value for value in values])
-
-
-def gain(cell: Mapping[int, Row], baseline: Mapping[int, Row], key: str = "dice") -> Interval:
-    """Paired difference with a baseline over the seeds that both have."""
-    ours, theirs = (
-        {seed: math.nan if row[key] is None else row[key] for seed, row in rows.items()}
-        for rows in (cell, baseline)
-    )
-    return paired_interval(ours, theirs)
 
 
 def markdown(
@@ -101,6 +51,8 @@ def markdown(
             parts += [f"## Difference in Dice with {baseline}"]
             parts += [_difference_note(baseline), _differences(others, grid[baseline], labels)]
     parts += ["## Further figures", _FURTHER_NOTE, _further(grid, labels)]
+    if any(row["curve"] for row in rows):
+        parts += ["## While training", _CURVES_NOTE, curves(grid, labels)]
     if pretrainings:
         parts += ["## Pretraining", _pretraining_table(pretrainings)]
     return "\n\n".join(parts) + "\n"
@@ -112,6 +64,12 @@ _FURTHER_NOTE = (
     "missed altogether is the volume's diagonal. To scratch: iterations after which Dice on held-"
     "out training subjects reached what scratch ended with, mean over the seeds that did, of all "
     "iterations; seeds in brackets. s: seconds of training."
+)
+
+
+_CURVES_NOTE = (
+    "Mean Dice over seeds after so many iterations, on held-out training subjects; the whole "
+    "curves are in `curves.png`. The learning rate falls to the end of the schedule."
 )
 
 
@@ -138,11 +96,7 @@ def _about(rows: Sequence[Row]) -> str:
 
 def _table(grid: Mapping[str, Any], labels: Sequence[str], cell: Callable[[str, str], str]) -> str:
     body = [[arm, *(cell(arm, n) if n in grid[arm] else "" for n in labels)] for arm in grid]
-    return _markdown_table(["arm", *(f"n = {n}" for n in labels)], body)
-
-
-def _markdown_table(headers: Sequence[str], body: Sequence[Sequence[object]]) -> str:
-    return tabulate(body, headers=headers, tablefmt="pipe", disable_numparse=True)
+    return markdown_table(["arm", *(f"n = {n}" for n in labels)], body)
 
 
 def _difference_note(baseline: str) -> str:
@@ -172,24 +126,13 @@ def _further(grid: Grid, labels: Sequence[str]) -> str:
             n,
             len(grid[arm][n]),
             *(over_seeds(grid[arm][n], key).format(digits) for key, digits in _FURTHER.values()),
-            _to_scratch(grid[arm][n]),
+            to_scratch(grid[arm][n]),
         ]
         for n in labels
         for arm in grid
         if n in grid[arm]
     ]
-    return _markdown_table(["arm", "n", "seeds", *_FURTHER, "to scratch"], body)
-
-
-def _to_scratch(cell: Mapping[int, Row]) -> str:
-    with_curve = [row for row in cell.values() if row["curve"]]
-    reached = [r for r in with_curve if r["iterations_to_scratch"] is not None]
-    if not with_curve:
-        return "-"
-    if not reached:
-        return f"never (0 of {len(with_curve)})"
-    mean = sum(row["iterations_to_scratch"] for row in reached) / len(reached)
-    return f"{mean:.0f} of {reached[0]['iterations']} ({len(reached)} of {len(with_curve)})"
+    return markdown_table(["arm", "n", "seeds", *_FURTHER, "to scratch"], body)
 
 
 def _pretraining_table(rows: Sequence[Row]) -> str:
@@ -199,7 +142,7 @@ def _pretraining_table(rows: Sequence[Row]) -> str:
         for r in rows
     ]  # fmt: skip
     headers = ["weights", "seed", "config", "iterations", "slices each", "s", "device", "SHA-256"]
-    return _markdown_table(headers, body)
+    return markdown_table(headers, body)
 
 
 def zoo_rows(rows: Sequence[Row], command: str) -> str:
@@ -225,7 +168,7 @@ def zoo_rows(rows: Sequence[Row], command: str) -> str:
                      one["labeled_subjects"], len(cell), *figures]
                 )  # fmt: skip
     headers = ["command", "config", "device", "schedule, time", "labelled subjects", "seeds", *_ZOO]
-    return _markdown_table(headers, body)
+    return markdown_table(headers, body)
 
 
 _ZOO = {"Dice": ("dice", 3), "HD95, mm": ("hd95", 1), "mask AP": ("ap", 3)}
@@ -297,7 +240,7 @@ def tuning_markdown(rows: Sequence[Row]) -> str:
                 for i, label in own
             ]
             parts += [f"## {name}, n = {n}"]
-            parts += [_markdown_table(["setting", "Dice", "folds", "s"], body)]
+            parts += [markdown_table(["setting", "Dice", "folds", "s"], body)]
     return "\n\n".join(parts) + "\n"
 
 

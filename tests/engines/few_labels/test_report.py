@@ -8,16 +8,9 @@ from typing import Any
 import cv2
 import pytest
 
-from few_labels_report import (
-    gain,
-    grid_of,
-    labels_of,
-    markdown,
-    plot,
-    tuning_markdown,
-    with_iterations_to_scratch,
-    zoo_rows,
-)
+from few_labels_curves import mean_curve, plot_curves, with_iterations_to_scratch
+from few_labels_grid import gain, grid_of, labels_of
+from few_labels_report import markdown, plot, tuning_markdown, zoo_rows
 
 DICE = {
     ("scratch", "1"): [0.4, 0.5, 0.6],
@@ -77,10 +70,11 @@ def test_numbers_are_ordered_as_numbers_and_all_comes_last() -> None:
     assert labels_of(rows) == ["1", "2", "10", "all"]
 
 
-def test_iterations_to_scratch_are_where_the_curve_first_gets_there() -> None:
-    def curve(*dice: float | None) -> dict[str, Any]:
-        return {"curve": [[100 * (i + 1), value] for i, value in enumerate(dice)]}
+def curve(*dice: float | None) -> dict[str, Any]:
+    return {"curve": [[100 * (i + 1), value] for i, value in enumerate(dice)]}
 
+
+def test_iterations_to_scratch_are_where_the_curve_first_gets_there() -> None:
     found = with_iterations_to_scratch(
         [
             row("scratch", "1", 0, 0.5, **curve(0.1, 0.45, 0.4)),
@@ -93,6 +87,35 @@ def test_iterations_to_scratch_are_where_the_curve_first_gets_there() -> None:
     assert [r["iterations_to_scratch"] for r in found] == [200, 200, None, None, None]
     text = markdown(found, [])
     assert "200 of 400 (1 of 2)" in text and "never (0 of 1)" in text
+
+
+def test_curves_are_averaged_over_seeds_and_shown_at_doubled_iterations_and_the_end() -> None:
+    rows = with_iterations_to_scratch(
+        [
+            row("scratch", "1", 0, 0.5, **curve(0.1, 0.2, 0.3, 0.4, 0.5)),
+            row("scratch", "1", 1, 0.5, **curve(None, 0.4, 0.5, 0.6, 0.7)),
+            row("mrssl", "1", 0, 0.5, **curve(0.7, 0.8)),
+            row("scratch", "all", 0, 0.9),
+        ]
+    )
+    found = mean_curve(grid_of(rows)["scratch"]["1"])
+    assert found == pytest.approx({100: 0.05, 200: 0.3, 300: 0.4, 400: 0.5, 500: 0.6})
+    table = markdown(rows, []).split("## While training")[1].strip().splitlines()[2:]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
+    assert cells[0] == ["arm", "n", "100", "200", "400", "500"]
+    assert cells[2:] == [
+        ["scratch", "1", "0.050", "0.300", "0.500", "0.600"],
+        ["mrssl", "1", "0.700", "0.800", "", ""],
+    ]
+
+
+def test_curves_are_drawn_where_there_are_any(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    plot_curves([row("scratch", "all", 0, 0.9)], tmp_path / "none.png")
+    assert not (tmp_path / "none.png").exists()
+    plot_curves([row("scratch", "1", 0, 0.5, **curve(0.1, 0.2))], tmp_path / "curves.png")
+    image = cv2.imread(str(tmp_path / "curves.png"))
+    assert image is not None and image.std() > 5
 
 
 def test_an_undefined_figure_is_left_out_and_not_zero() -> None:

@@ -1,0 +1,48 @@
+"""Rows of the few-label benchmark as a grid of arms, numbers of labels and seeds."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+from tabulate import tabulate
+
+from few_labels_bench import Row
+from mrssl.evaluation import Interval, paired_interval, t_interval
+
+#: arm -> label ("1", "8", "all") -> seed -> row
+Grid = dict[str, dict[str, dict[int, Row]]]
+
+
+def grid_of(rows: Sequence[Row]) -> Grid:
+    """Rows by arm, number of labelled subjects and seed, in their order."""
+    grid: Grid = defaultdict(lambda: defaultdict(dict))
+    for row in rows:
+        grid[row["arm"]][row["labeled"]][row["seed"]] = row
+    return grid
+
+
+def labels_of(rows: Sequence[Row]) -> list[str]:
+    """The numbers of labelled subjects in ascending order, "all" last."""
+    return sorted({row["labeled"] for row in rows}, key=lambda n: (n == "all", len(n), n))
+
+
+def over_seeds(cell: Mapping[int, Row], key: str) -> Interval:
+    """Mean and interval of a figure over the seeds; an undefined one is left out."""
+    values = [row[key] for row in cell.values()]
+    return t_interval([math.nan if value is None else value for value in values])
+
+
+def gain(cell: Mapping[int, Row], baseline: Mapping[int, Row], key: str = "dice") -> Interval:
+    """Paired difference with a baseline over the seeds that both have."""
+    ours, theirs = (
+        {seed: math.nan if row[key] is None else row[key] for seed, row in rows.items()}
+        for rows in (cell, baseline)
+    )
+    return paired_interval(ours, theirs)
+
+
+def markdown_table(headers: Sequence[str], body: Sequence[Sequence[object]]) -> str:
+    """A table in Markdown, its cells as they are."""
+    return tabulate(body, headers=headers, tablefmt="pipe", disable_numparse=True)
