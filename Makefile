@@ -4,7 +4,8 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-PYTEST_ARGS ?=
+# Two processes, a file of tests in one of them: more would only wait on two cores.
+PYTEST_ARGS ?= -n 2 --dist loadfile
 
 ifdef PY
 DEMO_READY :=

@@ -6,9 +6,9 @@ import importlib.util
 import os
 from pathlib import Path
 
-# Before torch is imported, and inherited by the command lines that tests start: more threads than
-# two only make these small tensors slower.
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+# Before torch is imported, and inherited by the command lines that tests start: sums of another
+# number of threads round otherwise, and the suite runs in processes side by side (pytest -n).
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 

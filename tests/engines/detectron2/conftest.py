@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
@@ -59,8 +58,3 @@ def tensors_equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor], atol: 
     assert a.keys() == b.keys()
     for name in a:
         torch.testing.assert_close(a[name], b[name], atol=atol, rtol=0.0, msg=name)
-
-
-@pytest.fixture(autouse=True)
-def _threads_as_asked() -> None:
-    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))  # tests/conftest.py sets two
