@@ -135,7 +135,7 @@ class Plan:
     pretrain_per_seed: bool
     pretrainings: Mapping[str, Recipe]
     arms: Mapping[str, Arm]
-    baselines: tuple[str, ...]
+    baselines: Mapping[str, tuple[str, ...]]  # arms compared with each; empty for all
     schedules: Mapping[str, Mapping[str, Any]]
     tune_labeled: tuple[str, ...]
     tune_folds: int

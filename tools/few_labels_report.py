@@ -27,14 +27,16 @@ _FURTHER = {
 
 
 def markdown(
-    rows: Sequence[Row], pretrainings: Sequence[Row], baselines: Sequence[str] = (SCRATCH,)
+    rows: Sequence[Row],
+    pretrainings: Sequence[Row],
+    baselines: Mapping[str, Sequence[str]] = {SCRATCH: ()},
 ) -> str:
     """The report as Markdown.
 
     Args:
         rows: of finished runs, with ``iterations_to_scratch``.
         pretrainings: rows of the pretraining runs.
-        baselines: arms that the others are compared with, each also with those after it.
+        baselines: by arm, which arms are compared with it; none named is all.
     """
     grid, labels = grid_of(rows), labels_of(rows)
     name = rows[0]["dataset"]
@@ -45,11 +47,15 @@ def markdown(
         "Mean over test subjects and classes, then mean and 95 % interval over seeds.",
         _table(grid, labels, lambda arm, n: over_seeds(grid[arm][n], "dice").format()),
     ]
-    for place, baseline in enumerate(baselines):
-        others = {arm: cells for arm, cells in grid.items() if arm not in baselines[: place + 1]}
+    for baseline, compared in baselines.items():
+        others = {
+            arm: cells
+            for arm, cells in grid.items()
+            if arm != baseline and (arm in compared or not compared)
+        }
         if baseline in grid and others:
             parts += [f"## Difference in Dice with {baseline}"]
-            parts += [_difference_note(baseline), _differences(others, grid[baseline], labels)]
+            parts += [_difference_note(baseline), _differences(others, grid[baseline])]
     parts += ["## Further figures", _FURTHER_NOTE, _further(grid, labels)]
     if any(row["curve"] for row in rows):
         parts += ["## While training", _CURVES_NOTE, curves(grid, labels)]
@@ -106,8 +112,9 @@ def _difference_note(baseline: str) -> str:
     )
 
 
-def _differences(grid: Grid, baseline: Mapping[str, Any], labels: Sequence[str]) -> str:
-    return _table(grid, labels, lambda arm, n: _gain_cell(grid[arm][n], baseline.get(n, {})))
+def _differences(grid: Grid, baseline: Mapping[str, Mapping[int, Row]]) -> str:
+    labels = [n for n in baseline if any(n in cells for cells in grid.values())]
+    return _table(grid, labels, lambda arm, n: _gain_cell(grid[arm][n], baseline[n]))
 
 
 def _gain_cell(cell: Mapping[int, Row], baseline: Mapping[int, Row]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -48,7 +49,7 @@ def load_plan(path: str | Path) -> Plan:
         pretrain_per_seed=node.take("pretrain_per_seed", bool, False),
         pretrainings=pretrainings,
         arms=arms,
-        baselines=node.take("baselines", _names, (SCRATCH,) if SCRATCH in arms else ()),
+        baselines=node.take("baselines", _baselines, {SCRATCH: ()} if SCRATCH in arms else {}),
         schedules=schedules,
         tune_labeled=tune.take("labeled", _labeled, ()),
         tune_folds=tune.take("folds", int, 3),
@@ -56,7 +57,7 @@ def load_plan(path: str | Path) -> Plan:
     )
     for part in (validation, tune, node):
         part.finish()
-    for name in plan.baselines:
+    for name in itertools.chain(plan.baselines, *plan.baselines.values()):
         if name not in arms:
             raise MrsslError(f"{path}: baselines: {name} is no arm")
     for name in plan.tune_grids:
@@ -82,10 +83,12 @@ def _labeled(value: Any) -> tuple[str, ...]:
     return tuple(map(str, value))
 
 
-def _names(value: Any) -> tuple[str, ...]:
-    if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
+def _baselines(value: Any) -> dict[str, tuple[str, ...]]:
+    if not isinstance(value, dict):
         raise TypeError
-    return tuple(value)
+    if not all(arms == ALL or isinstance(arms, list) for arms in value.values()):
+        raise TypeError
+    return {str(k): () if v == ALL else tuple(map(str, v)) for k, v in value.items()}
 
 
 def _read(path: str | Path) -> dict[str, Any]:

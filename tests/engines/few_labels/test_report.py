@@ -55,11 +55,13 @@ def test_means_intervals_and_paired_gains_are_those_by_hand(rows: list[dict[str,
     assert gain(grid_of(rows)["mrssl"]["10"], grid_of(rows)["scratch"]["10"]).count == 2
 
 
-def test_differences_are_told_with_each_baseline_and_once() -> None:
+def test_differences_are_told_of_the_arms_that_are_compared() -> None:
     rows = with_iterations_to_scratch(
         [row(arm, "1", 0, dice) for arm, dice in (("scratch", 0.4), ("peer", 0.5), ("ours", 0.7))]
     )
-    with_scratch, with_peer = markdown(rows, [], ("scratch", "peer")).split("with peer")
+    with_scratch, with_peer = markdown(rows, [], {"scratch": (), "peer": ("ours",)}).split(
+        "with peer"
+    )
     assert "+0.300, +75 %" in with_scratch and "+0.100, +25 %" in with_scratch
     differences = with_peer.split("## Further")[0]
     assert "+0.200, +40 %" in differences and "scratch" not in differences
