@@ -8,7 +8,7 @@ from pathlib import Path
 
 # Before torch is imported, and inherited by the command lines that tests start: sums of another
 # number of threads round otherwise, and the suite runs in processes side by side (pytest -n).
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import fmean
 
 from few_labels_bench import Row
-from few_labels_grid import Grid, grid_of, labels_of, markdown_table
+from few_labels_grid import Grid, grid_of, labels_of, line_style, markdown_table
 from few_labels_plan import SCRATCH
 from mrssl.errors import optional_import
 from mrssl.files import replacing
@@ -91,7 +91,7 @@ def plot_curves(rows: Sequence[Row], path: Path) -> None:
     )
     for axes, n in zip(panels[0], labels, strict=True):
         for place, (arm, cells) in enumerate(grid.items()):
-            style = {"color": f"C{place % 10}", "linestyle": "-" if place < 10 else "--"}
+            style = line_style(place)
             for row in cells.get(n, {}).values():
                 axes.plot(*zip(*row["curve"], strict=True), **style, alpha=0.15, linewidth=0.8)
             if mean := mean_curve(cells.get(n, {})):

@@ -10,7 +10,15 @@ from typing import Any
 
 from few_labels_bench import Row
 from few_labels_curves import curves, to_scratch
-from few_labels_grid import Grid, gain, grid_of, labels_of, markdown_table, over_seeds
+from few_labels_grid import (
+    Grid,
+    gain,
+    grid_of,
+    labels_of,
+    line_style,
+    markdown_table,
+    over_seeds,
+)
 from few_labels_plan import SCRATCH
 from mrssl.errors import optional_import
 from mrssl.files import replacing
@@ -208,12 +216,11 @@ def plot(rows: Sequence[Row], path: Path) -> None:
             marker="o",
             capsize=3,
             label=arm,
-            color=f"C{place % 10}",
-            linestyle="-" if place < 10 else "--",  # there are ten colours
+            **line_style(place),
         )
         for at, n in zip(x, present, strict=True):
             each = [row["dice"] for row in cells[n].values()]
-            axes.scatter([at] * len(each), each, s=12, alpha=0.4, color=f"C{place % 10}")
+            axes.scatter([at] * len(each), each, s=12, alpha=0.4, color=line_style(place)["color"])
     axes.set_xlim(-0.5, len(labels) - 0.5)
     axes.set_xticks(range(len(labels)), labels)
     axes.set_xlabel("labelled subjects")

@@ -86,7 +86,7 @@ def _labeled(value: Any) -> tuple[str, ...]:
 def _baselines(value: Any) -> dict[str, tuple[str, ...]]:
     if not isinstance(value, dict):
         raise TypeError
-    if not all(arms == ALL or isinstance(arms, list) for arms in value.values()):
+    if not all(arms == ALL or (isinstance(arms, list) and arms) for arms in value.values()):
         raise TypeError
     return {str(k): () if v == ALL else tuple(map(str, v)) for k, v in value.items()}
 

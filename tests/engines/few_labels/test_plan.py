@@ -124,6 +124,7 @@ def test_one_pretraining_a_seed_where_it_is_asked_for(write_plan: Callable[..., 
         ({"baselines": {"nobody": "all"}}, "baselines: nobody is no arm"),
         ({"baselines": {"scratch": ["nobody"]}}, "baselines: nobody is no arm"),
         ({"baselines": {"scratch": "mrssl"}}, "baselines: .* is not what is meant"),
+        ({"baselines": {"scratch": []}}, "baselines: .* is not what is meant"),  # not all of them
         ({"pretrainings": []}, "must map keys to values"),
     ],
 )
