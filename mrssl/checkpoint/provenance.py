@@ -7,6 +7,7 @@ statistics travel with the weights, and :func:`input_differences` names those th
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -192,10 +193,15 @@ def _agree(a: Any, b: Any) -> bool:
 
 def _data_name(name: str) -> str:
     """A data set's name without the folders above it, which are of the machine and its user."""
-    if Path(name).is_dir() and not (Path(name) / "dataset.json").is_file():
-        return folder_alias(name)
     parts = Path(name).parts
     described = bool(parts) and parts[-1].startswith("dataset.json")  # says nothing by itself
+    # os.path: a name that lists a hundred subjects is longer than any file's, a fault to pathlib.
+    if (
+        not described
+        and os.path.isdir(name)
+        and not os.path.isfile(os.path.join(name, "dataset.json"))
+    ):
+        return folder_alias(name)
     return "/".join(parts[-2:] if described else parts[-1:])
 
 

@@ -33,6 +33,15 @@ def test_from_config_and_round_trip():
     assert "someone" not in json.dumps(entries)
 
 
+def test_a_data_set_may_be_many_subjects_by_name():
+    subjects = ",".join(f"subject_{number:03}" for number in range(400))
+    for name in (f"/scans/brain/dataset.json:train[{subjects}]", f"/scans/mine.json:a[{subjects}]"):
+        cfg = get_cfg()
+        cfg.DATASETS.TRAIN = (name,)
+        (found,) = make(cfg).data
+        assert found in name and found.endswith(f"[{subjects}]") and "/scans" not in found
+
+
 def test_unknown_and_absent_fields_are_tolerated():
     assert Provenance.from_dict({"of_the_future": object(), "task": "pretrain"}).task == "pretrain"
     assert Provenance.from_dict({}) == Provenance()
