@@ -20,15 +20,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from few_labels_bench import RESULT, Bench, Row, read_row
-from few_labels_curves import plot_curves, with_iterations_to_scratch
+from few_labels_curves import with_iterations_to_scratch
 from few_labels_plan import FINETUNE, PRETRAIN, TUNE, Plan, Run
+from few_labels_plots import plot, plot_curves
 from few_labels_pool import Pool
-from few_labels_report import (
-    markdown,
-    plot,
-    tuning_markdown,
-    zoo_rows,
-)
+from few_labels_report import markdown, tuning_markdown, zoo_rows
 from few_labels_run import execute, score_again
 from few_labels_yaml import load_plan
 from mrssl.errors import MrsslError, run_main

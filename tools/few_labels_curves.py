@@ -1,16 +1,13 @@
-"""Dice while training, in the few-label benchmark: where scratch is reached; table and picture."""
+"""Dice while training, in the few-label benchmark: where scratch is reached; their table."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from statistics import fmean
 
 from few_labels_bench import Row
-from few_labels_grid import Grid, grid_of, labels_of, line_style, markdown_table
+from few_labels_grid import Grid, markdown_table
 from few_labels_plan import SCRATCH
-from mrssl.errors import optional_import
-from mrssl.files import replacing
 
 
 def with_iterations_to_scratch(rows: Sequence[Row]) -> list[Row]:
@@ -68,41 +65,3 @@ def curves(grid: Grid, labels: Sequence[str]) -> str:
         for arm, n, curve in lines
     ]
     return markdown_table(["arm", "n", *map(str, shown)], body)
-
-
-def plot_curves(rows: Sequence[Row], path: Path) -> None:
-    """A panel a number of labelled subjects, as PNG: mean Dice by iteration, each seed faintly.
-
-    Nothing is written where no row has a curve.
-
-    Raises:
-        MissingDependencyError: matplotlib is not installed.
-    """
-    matplotlib = optional_import("matplotlib", "pip install matplotlib")
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    rows = [row for row in rows if row["curve"]]
-    if not rows:
-        return
-    grid, labels = grid_of(rows), labels_of(rows)
-    figure, panels = pyplot.subplots(
-        1, len(labels), figsize=(1 + 3.6 * len(labels), 4), dpi=120, sharey=True, squeeze=False
-    )
-    for axes, n in zip(panels[0], labels, strict=True):
-        for place, (arm, cells) in enumerate(grid.items()):
-            style = line_style(place)
-            for row in cells.get(n, {}).values():
-                axes.plot(*zip(*row["curve"], strict=True), **style, alpha=0.15, linewidth=0.8)
-            if mean := mean_curve(cells.get(n, {})):
-                axes.plot(list(mean), list(mean.values()), **style, label=arm)
-        axes.set_title(f"{n} labelled")
-        axes.set_xlabel("iterations")
-        axes.grid(alpha=0.3)
-        axes.legend(fontsize="small", loc="lower right")
-    panels[0][0].set_ylabel("Dice on held-out training subjects")
-    figure.suptitle(rows[0]["dataset"])
-    figure.tight_layout()
-    with replacing(path) as file:
-        figure.savefig(file, format="png")
-    pyplot.close(figure)

@@ -1,11 +1,9 @@
-"""Tables, plot and model-zoo rows of the few-label benchmark, from its rows alone."""
+"""Tables and model-zoo rows of the few-label benchmark, from its rows alone."""
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from few_labels_bench import Row
@@ -15,13 +13,10 @@ from few_labels_grid import (
     gain,
     grid_of,
     labels_of,
-    line_style,
     markdown_table,
     over_seeds,
 )
 from few_labels_plan import SCRATCH
-from mrssl.errors import optional_import
-from mrssl.files import replacing
 
 #: What each column of the table of further figures takes from a row, and its digits.
 _FURTHER = {
@@ -187,51 +182,6 @@ def zoo_rows(rows: Sequence[Row], command: str) -> str:
 
 
 _ZOO = {"Dice": ("dice", 3), "HD95, mm": ("hd95", 1), "mask AP": ("ap", 3)}
-
-
-def plot(rows: Sequence[Row], path: Path) -> None:
-    """Dice over the number of labelled subjects, as PNG.
-
-    A line an arm through the means, with 95 % intervals, and a faint dot a seed.
-
-    Raises:
-        MissingDependencyError: matplotlib is not installed.
-    """
-    matplotlib = optional_import("matplotlib", "pip install matplotlib")
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    grid, labels = grid_of(rows), labels_of(rows)
-    figure, axes = pyplot.subplots(figsize=(8, 5), dpi=120)
-    for place, (arm, cells) in enumerate(grid.items()):
-        present = [n for n in labels if n in cells]
-        found = [over_seeds(cells[n], "dice") for n in present]
-        # Side by side, so that intervals can be told apart.
-        x = [labels.index(n) + 0.3 * ((place + 0.5) / len(grid) - 0.5) for n in present]
-        error = [0.0 if math.isnan(i.high) else i.high - i.mean for i in found]
-        axes.errorbar(
-            x,
-            [i.mean for i in found],
-            yerr=error,
-            marker="o",
-            capsize=3,
-            label=arm,
-            **line_style(place),
-        )
-        for at, n in zip(x, present, strict=True):
-            each = [row["dice"] for row in cells[n].values()]
-            axes.scatter([at] * len(each), each, s=12, alpha=0.4, color=line_style(place)["color"])
-    axes.set_xlim(-0.5, len(labels) - 0.5)
-    axes.set_xticks(range(len(labels)), labels)
-    axes.set_xlabel("labelled subjects")
-    axes.set_ylabel("Dice on the test subjects")
-    axes.set_title(f"{rows[0]['dataset']}: mean, 95 % interval and each seed")
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize="small")
-    figure.tight_layout()
-    with replacing(path) as file:
-        figure.savefig(file, format="png")
-    pyplot.close(figure)
 
 
 def tuning_markdown(rows: Sequence[Row]) -> str:

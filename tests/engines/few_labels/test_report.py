@@ -8,9 +8,10 @@ from typing import Any
 import cv2
 import pytest
 
-from few_labels_curves import mean_curve, plot_curves, with_iterations_to_scratch
+from few_labels_curves import mean_curve, with_iterations_to_scratch
 from few_labels_grid import gain, grid_of, labels_of
-from few_labels_report import markdown, plot, tuning_markdown, zoo_rows
+from few_labels_plots import plot, plot_curves
+from few_labels_report import markdown, tuning_markdown, zoo_rows
 
 DICE = {
     ("scratch", "1"): [0.4, 0.5, 0.6],
