@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -105,24 +105,35 @@ class IterationLR(torch.optim.lr_scheduler.LambdaLR):
         super().__init__(optimizer, lambda step: schedule(min(step / max(max_iter, 1), 0.999999)))
 
 
-def clip_gradients(cfg: CfgNode, parameters: Iterable[torch.Tensor]) -> None:
+def clip_gradients(cfg: CfgNode, parameters: Sequence[nn.Parameter]) -> float:
     """Clip in place by ``SOLVER.CLIP_GRADIENTS``: every value, or the norm over all parameters.
 
     Detectron2's "norm" clips each parameter by itself and "full_model" the whole; here both words
     mean the whole model.
 
+    Args:
+        cfg: the configuration.
+        parameters: that have gradients.
+
+    Returns:
+        The Euclidean norm over all gradients, as it was before.
+
     Raises:
         MrsslError: a clip type of another name.
     """
     node = cfg.SOLVER.CLIP_GRADIENTS
-    if not node.ENABLED:
-        return
-    if node.CLIP_TYPE == "value":
-        torch.nn.utils.clip_grad_value_(parameters, node.CLIP_VALUE)
-    elif node.CLIP_TYPE in ("norm", "full_model"):
-        torch.nn.utils.clip_grad_norm_(parameters, node.CLIP_VALUE, node.NORM_TYPE)
-    else:
+    of_model = node.CLIP_TYPE in ("norm", "full_model")
+    if node.ENABLED and of_model and node.NORM_TYPE == 2:  # every gradient is read but once
+        return float(nn.utils.clip_grad_norm_(parameters, node.CLIP_VALUE))
+    norms = [p.grad.norm() for p in parameters if p.grad is not None]
+    norm = float(torch.stack(norms).norm())
+    if node.ENABLED and of_model:
+        nn.utils.clip_grad_norm_(parameters, node.CLIP_VALUE, node.NORM_TYPE)
+    elif node.ENABLED and node.CLIP_TYPE == "value":
+        nn.utils.clip_grad_value_(parameters, node.CLIP_VALUE)
+    elif node.ENABLED:
         raise MrsslError(f"SOLVER.CLIP_GRADIENTS.CLIP_TYPE {node.CLIP_TYPE!r} is unknown")
+    return norm
 
 
 def mixed_precision(

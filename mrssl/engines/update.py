@@ -127,10 +127,9 @@ class Update:
         if self.scaler is not None:
             self.scaler.unscale_(self.optimizer)
         found = [p for p in self.model.parameters() if p.grad is not None]
-        norm = float(torch.stack([p.grad.norm() for p in found]).norm())  # type: ignore[union-attr]
+        norm = clip_gradients(self.cfg, found)
         if self.scaler is None:
             check_finite({"the gradient": norm}, batch, iteration=iteration, cfg=self.cfg)
-        clip_gradients(self.cfg, found)
         return dict(losses), {"grad_norm": norm} | self._step()
 
     def _waiting_for_more(self, more: bool) -> AbstractContextManager[Any]:
