@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -156,29 +157,36 @@ def _pretraining_table(rows: Sequence[Row]) -> str:
 
 
 def zoo_rows(rows: Sequence[Row], command: str) -> str:
-    """Rows for MODEL_ZOO.md: one an arm and number of labelled subjects.
+    """Rows for MODEL_ZOO.md: one an arm and number of labelled subjects, in narrow cells.
 
     Args:
         rows: of finished runs.
         command: the command line that makes them, of which each row names its arm and n.
     """
     grid = grid_of(rows)
-    body = []
+    body: list[list[object]] = []
+    configs: list[str] = []
     for n in labels_of(rows):
         for arm in grid:
-            if cell := grid[arm].get(n):
-                one = next(iter(cell.values()))
-                devices = " and ".join(dict.fromkeys(row["device"] for row in cell.values()))
-                figures = [over_seeds(cell, k).format(d) for k, d in _ZOO.values()]
-                body.append(
-                    [f"`{command} --arms {arm} --labeled {n}`", f"`{one['config']}`",
-                     f"{devices}, {one['threads']} threads",
-                     f"{one['iterations']} x {one['slices_per_iteration']} slices, "
-                     f"{over_seeds(cell, 'seconds').mean:.0f} s",
-                     one["labeled_subjects"], len(cell), *figures]
-                )  # fmt: skip
+            if not (cell := grid[arm].get(n)):
+                continue
+            one = next(iter(cell.values()))
+            made_by = f"`--arms {arm} --labeled {n}`"
+            repeated = configs[-1:] == [one["config"]]
+            devices = " and ".join(dict.fromkeys(row["device"] for row in cell.values()))
+            seconds = over_seeds(cell, "seconds").mean
+            body.append(
+                [f"the same, {made_by}" if body else f"`{command} {made_by[1:]}",
+                 "the same" if repeated else f"`{one['config']}`",
+                 f"{devices}, {one['threads']} threads",
+                 f"{one['iterations']} x {one['slices_per_iteration']} slices, {seconds:.0f} s",
+                 one["labeled_subjects"], len(cell),
+                 *(over_seeds(cell, key).format(digits) for key, digits in _ZOO.values())]
+            )  # fmt: skip
+            configs.append(one["config"])
     headers = ["command", "config", "device", "schedule, time", "labelled subjects", "seeds", *_ZOO]
-    return markdown_table(headers, body)
+    table = markdown_table(headers, body)
+    return re.sub(r"-{4,}", "---", re.sub(r" {2,}", " ", table))
 
 
 _ZOO = {"Dice": ("dice", 3), "HD95, mm": ("hd95", 1), "mask AP": ("ap", 3)}
