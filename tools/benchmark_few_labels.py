@@ -53,6 +53,14 @@ def parser() -> argparse.ArgumentParser:
         metavar="NAME=FILE",
         help="weights made elsewhere, in place of the pretraining of that name",
     )
+    options.add_argument(
+        "--rows",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="FILE",
+        help="a results.json, or the like, of another machine: its runs count as done here too",
+    )
     options.add_argument("--arms", help="only these, A,B,...")
     options.add_argument("--labeled", help="only these numbers of labelled subjects, 1,2,...,all")
     options.add_argument("--seeds", help="only these, 0,1,...")
@@ -121,10 +129,9 @@ def _bench(args: argparse.Namespace, plan: Plan) -> Bench:
             raise MrsslError(f"--weights {text}: NAME=FILE is meant, and FILE must be there")
         files[name] = Path(file)
     known: dict[str, Row] = {}
-    for name in FILES.values():
-        path = args.output / name
-        if path.is_file():
-            known |= {row["id"]: row for row in _read_rows(path)}
+    own = [args.output / name for name in FILES.values()]
+    for path in [*args.rows, *filter(Path.is_file, own)]:  # one's own rows count before others'
+        known |= {row["id"]: row for row in _read_rows(path)}
     return Bench(
         plan, args.data, args.output, files, args.device, keep=args.keep_weights, known=known
     )

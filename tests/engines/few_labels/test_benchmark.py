@@ -177,6 +177,31 @@ def test_rows_outlive_their_folders(
     assert json.loads((moved.output / "results.json").read_text()) == rows
 
 
+def test_rows_of_several_machines_are_gathered(
+    bench: Bench, trainings: Trainings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ids = ["scratch/n1/seed0", "scratch/n1/seed1", "scratch/n1/seed2"]
+    files = []
+    for machine, done in {"a": ids[:2], "b": ids[1:]}.items():
+        there = replace(bench, output=tmp_path / machine)
+        for run_id in done:
+            execute(there, run_of(there, run_id))
+        benchmark_few_labels.write_rows(there)
+        path = there.output / "results.json"
+        rows = [{**row, "torch": machine} for row in json.loads(path.read_text())]
+        path.write_text(json.dumps(rows))
+        files.append(path)
+    arguments = ["--config-file", str(tmp_path / "plan.yaml"), "--data", str(bench.data)]
+    arguments += ["--output", str(tmp_path / "a"), "--arms", "scratch", "--labeled", "1"]
+    assert benchmark_few_labels.main([*arguments, "--rows", str(files[1])]) == 0
+    assert "3 of 3 runs are done" in capsys.readouterr().out
+    rows = json.loads(files[0].read_text())
+    # Its own two are as their folders have them.
+    assert [row["id"] for row in rows] == ids and [row["torch"] == "b" for row in rows] == [0, 0, 1]
+    with pytest.raises(MrsslError, match=r"nowhere\.json"):
+        benchmark_few_labels.main([*arguments, "--rows", str(tmp_path / "nowhere.json")])
+
+
 #: What a process of the pool does here: fails where told, else leaves the row of a finished run.
 SCRIPT = """
 import json, pathlib, sys
