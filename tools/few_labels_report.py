@@ -197,7 +197,7 @@ def tuning_markdown(rows: Sequence[Row]) -> str:
     grid = grid_of(rows)
     parts = [
         f"# Cross-validation inside the training split: {rows[0]['dataset']}",
-        "Dice on held-out training subjects, mean over folds. No test subject was looked at. "
+        "On held-out training subjects, mean over folds. No test subject was looked at. "
         "Pretraining saw the images of all training subjects, those held out here included, "
         "without labels.",
     ]
@@ -207,14 +207,16 @@ def tuning_markdown(rows: Sequence[Row]) -> str:
         for name in arms:
             own = [(i, arm.split(" ", 1)[1]) for i, arm in found if arm.split(" ")[0] == name]
             own.sort(key=lambda pair: -pair[0].mean)
-            body = [
-                [label, i.format(), i.count, _seconds(grid[f"{name} {label}"][n])]
-                for i, label in own
-            ]
+            body = []
+            for interval, label in own:
+                cell = grid[f"{name} {label}"][n]
+                further = _mean(cell, "ap", 3), interval.count, _mean(cell, "seconds", 0)
+                body.append([label, interval.format(), *further])
             parts += [f"## {name}, n = {n}"]
-            parts += [markdown_table(["setting", "Dice", "folds", "s"], body)]
+            parts += [markdown_table(["setting", "Dice", "mask AP", "folds", "s"], body)]
     return "\n\n".join(parts) + "\n"
 
 
-def _seconds(cell: Mapping[int, Row]) -> str:
-    return over_seeds(cell, "seconds").format(0).split(" ")[0]
+def _mean(cell: Mapping[int, Row], key: str, digits: int) -> str:
+    """Over the seeds, without its interval."""
+    return over_seeds(cell, key).format(digits).split(" ")[0]
