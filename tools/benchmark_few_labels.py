@@ -17,6 +17,7 @@ import shlex
 import signal
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from few_labels_bench import RESULT, Bench, Row, read_row
@@ -128,13 +129,33 @@ def _bench(args: argparse.Namespace, plan: Plan) -> Bench:
         if not Path(file).is_file():
             raise MrsslError(f"--weights {text}: NAME=FILE is meant, and FILE must be there")
         files[name] = Path(file)
-    known: dict[str, Row] = {}
-    own = [args.output / name for name in FILES.values()]
-    for path in [*args.rows, *filter(Path.is_file, own)]:  # one's own rows count before others'
-        known |= {row["id"]: row for row in _read_rows(path)}
-    return Bench(
-        plan, args.data, args.output, files, args.device, keep=args.keep_weights, known=known
+    own: dict[str, Row] = {}
+    for path in filter(Path.is_file, (args.output / name for name in FILES.values())):
+        own |= {row["id"]: row for row in _read_rows(path)}
+    bench = Bench(
+        plan, args.data, args.output, files, args.device, keep=args.keep_weights, known=own
     )
+    others: dict[str, Row] = {}
+    for path in args.rows:
+        rows = _read_rows(path)
+        _check_settings(bench, rows, path)
+        others |= {row["id"]: row for row in rows}
+    return replace(bench, known=others | own)
+
+
+def _check_settings(bench: Bench, rows: Iterable[Row], path: Path) -> None:
+    """See that another machine's rows are of the runs of this plan: none may slip in unlooked at.
+
+    Raises:
+        MrsslError: one is not.
+    """
+    runs = {run.id: run for kind in FILES for run in bench.runs(kind)}
+    for row in rows:
+        run = runs.get(row["id"])
+        if run is None or row["settings"] != bench.fingerprint(run):
+            raise MrsslError(
+                f"{path}: {row['id']} is not of this plan, or was run with other settings"
+            )
 
 
 def _read_rows(path: Path) -> list[Row]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from tabulate import tabulate
 
@@ -42,11 +41,6 @@ def gain(cell: Mapping[int, Row], baseline: Mapping[int, Row], key: str = "dice"
         for rows in (cell, baseline)
     )
     return paired_interval(ours, theirs)
-
-
-def line_style(place: int) -> dict[str, Any]:
-    """How the arm in that place is drawn, the same in every picture; there are ten colours."""
-    return {"color": f"C{place % 10}", "linestyle": "-" if place < 10 else "--"}
 
 
 def markdown_table(headers: Sequence[str], body: Sequence[Sequence[object]]) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from few_labels_bench import Row
 from few_labels_curves import mean_curve
-from few_labels_grid import Grid, grid_of, labels_of, line_style, over_seeds
+from few_labels_grid import Grid, grid_of, labels_of, over_seeds
 from mrssl.errors import optional_import
 from mrssl.evaluation import Interval
 from mrssl.files import replacing
@@ -25,10 +25,7 @@ def plot(rows: Sequence[Row], path: Path) -> None:
     Raises:
         MissingDependencyError: matplotlib is not installed.
     """
-    matplotlib = optional_import("matplotlib", "pip install matplotlib")
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
+    pyplot = _pyplot()
     grid, labels = grid_of(rows), labels_of(rows)
     at_one = [n for cells in grid.values() if len(cells) == 1 for n in cells]
     compared = max(labels, key=at_one.count) if at_one and len(labels) > 1 else None
@@ -40,9 +37,7 @@ def plot(rows: Sequence[Row], path: Path) -> None:
     if compared is not None:
         _plot_arms(axes[0, 1], grid, compared)
     figure.suptitle(f"{rows[0]['dataset']}: mean, 95 % interval and each seed")
-    with replacing(path) as file:
-        figure.savefig(file, format="png")
-    pyplot.close(figure)
+    _save(figure, path)
 
 
 def _plot_lines(axes: Any, grid: Grid, labels: Sequence[str]) -> None:
@@ -52,7 +47,7 @@ def _plot_lines(axes: Any, grid: Grid, labels: Sequence[str]) -> None:
         found = [over_seeds(cells[n], "dice") for n in present]
         # Side by side, so that intervals can be told apart.
         x = [labels.index(n) + 0.3 * ((place + 0.5) / len(lines) - 0.5) for n in present]
-        style = line_style(list(grid).index(arm))
+        style = _style(list(grid).index(arm))
         means, half = [i.mean for i in found], [_half(i) for i in found]
         axes.errorbar(x, means, yerr=half, marker="o", capsize=3, label=arm, **style)
         for at, n in zip(x, present, strict=True):
@@ -70,7 +65,7 @@ def _plot_arms(axes: Any, grid: Grid, n: str) -> None:
     present = {arm: cells[n] for arm, cells in grid.items() if n in cells}
     for place, (arm, cell) in enumerate(present.items()):
         found = over_seeds(cell, "dice")
-        color = line_style(list(grid).index(arm))["color"]
+        color = _style(list(grid).index(arm))["color"]
         axes.errorbar(found.mean, place, xerr=_half(found), marker="o", capsize=3, color=color)
         each = [row["dice"] for row in cell.values()]
         axes.scatter(each, [place] * len(each), s=12, alpha=0.4, color=color)
@@ -93,10 +88,7 @@ def plot_curves(rows: Sequence[Row], path: Path) -> None:
     Raises:
         MissingDependencyError: matplotlib is not installed.
     """
-    matplotlib = optional_import("matplotlib", "pip install matplotlib")
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
+    pyplot = _pyplot()
     rows = [row for row in rows if row["curve"]]
     if not rows:
         return
@@ -106,7 +98,7 @@ def plot_curves(rows: Sequence[Row], path: Path) -> None:
     )
     for axes, n in zip(panels[0], labels, strict=True):
         for place, (arm, cells) in enumerate(grid.items()):
-            style = line_style(place)
+            style = _style(place)
             for row in cells.get(n, {}).values():
                 axes.plot(*zip(*row["curve"], strict=True), **style, alpha=0.15, linewidth=0.8)
             if mean := mean_curve(cells.get(n, {})):
@@ -118,6 +110,24 @@ def plot_curves(rows: Sequence[Row], path: Path) -> None:
     panels[0][0].set_ylabel("Dice on held-out training subjects")
     figure.suptitle(rows[0]["dataset"])
     figure.tight_layout()
+    _save(figure, path)
+
+
+def _pyplot() -> Any:
+    """For files only: no screen is looked for."""
+    matplotlib = optional_import("matplotlib", "pip install matplotlib")
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    return pyplot
+
+
+def _save(figure: Any, path: Path) -> None:
     with replacing(path) as file:
         figure.savefig(file, format="png")
-    pyplot.close(figure)
+    _pyplot().close(figure)
+
+
+def _style(place: int) -> dict[str, Any]:
+    """How the arm in that place is drawn, the same in every picture; there are ten colours."""
+    return {"color": f"C{place % 10}", "linestyle": "-" if place < 10 else "--"}

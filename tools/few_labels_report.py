@@ -9,14 +9,7 @@ from typing import Any
 
 from few_labels_bench import Row
 from few_labels_curves import curves, to_scratch
-from few_labels_grid import (
-    Grid,
-    gain,
-    grid_of,
-    labels_of,
-    markdown_table,
-    over_seeds,
-)
+from few_labels_grid import Grid, gain, grid_of, labels_of, markdown_table, over_seeds
 from few_labels_plan import SCRATCH
 
 #: What each column of the table of further figures takes from a row, and its digits.
@@ -165,25 +158,24 @@ def zoo_rows(rows: Sequence[Row], command: str) -> str:
     """
     grid = grid_of(rows)
     body: list[list[object]] = []
-    configs: list[str] = []
+    config = ""
     for n in labels_of(rows):
         for arm in grid:
             if not (cell := grid[arm].get(n)):
                 continue
             one = next(iter(cell.values()))
             made_by = f"`--arms {arm} --labeled {n}`"
-            repeated = configs[-1:] == [one["config"]]
             devices = " and ".join(dict.fromkeys(row["device"] for row in cell.values()))
             seconds = over_seeds(cell, "seconds").mean
             body.append(
                 [f"the same, {made_by}" if body else f"`{command} {made_by[1:]}",
-                 "the same" if repeated else f"`{one['config']}`",
+                 "the same" if one["config"] == config else f"`{one['config']}`",
                  f"{devices}, {one['threads']} threads",
                  f"{one['iterations']} x {one['slices_per_iteration']} slices, {seconds:.0f} s",
                  one["labeled_subjects"], len(cell),
                  *(over_seeds(cell, key).format(digits) for key, digits in _ZOO.values())]
             )  # fmt: skip
-            configs.append(one["config"])
+            config = one["config"]
     headers = ["command", "config", "device", "schedule, time", "labelled subjects", "seeds", *_ZOO]
     table = markdown_table(headers, body)
     return re.sub(r"-{4,}", "---", re.sub(r" {2,}", " ", table))

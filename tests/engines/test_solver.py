@@ -1,12 +1,14 @@
-"""Learning rates of parameters that were loaded."""
+"""Learning rates of parameters that were loaded; clipping."""
 
 from __future__ import annotations
 
 import pytest
+import torch
 from torch import nn
 
 from mrssl.config import get_cfg
-from mrssl.engines.solver import build_optimizer
+from mrssl.engines.solver import build_optimizer, clip_gradients
+from mrssl.errors import MrsslError
 
 
 class Part(nn.Module):
@@ -46,3 +48,31 @@ def test_lower_stages_learn_more_slowly_if_they_were_loaded(names: tuple[str, ..
     found = {name: rate[id(parameter)] for name, parameter in model.named_parameters()}
     wanted = [0.8 * 0.5**6, 0.8 * 0.5**2, 0.8 * 0.5, 0.8, 1.0]
     assert [found[name] for name in (*names, new)] == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize(
+    ("kind", "order", "clipped"),
+    [
+        ("norm", 2.0, [0.6, -0.8]),
+        ("full_model", 2.0, [0.6, -0.8]),
+        ("full_model", float("inf"), [0.75, -1.0]),
+        ("value", 2.0, [1.0, -1.0]),
+        ("off", 2.0, [3.0, -4.0]),
+    ],
+)
+def test_gradients_are_clipped_and_their_norm_before_is_told(
+    kind: str, order: float, clipped: list[float]
+) -> None:
+    cfg = get_cfg()
+    node = cfg.SOLVER.CLIP_GRADIENTS
+    node.ENABLED, node.CLIP_VALUE, node.NORM_TYPE = kind != "off", 1.0, order
+    node.CLIP_TYPE = "value" if kind == "off" else kind
+    parameters = [nn.Parameter(torch.zeros(1)) for _ in clipped]
+    for parameter, gradient in zip(parameters, (3.0, -4.0), strict=True):
+        parameter.grad = torch.tensor([gradient])
+    assert clip_gradients(cfg, parameters) == pytest.approx(5.0)
+    found = [float(p.grad) for p in parameters if p.grad is not None]
+    assert found == pytest.approx(clipped, rel=1e-5)
+    node.ENABLED, node.CLIP_TYPE = True, "nobody"
+    with pytest.raises(MrsslError, match="CLIP_TYPE 'nobody'"):
+        clip_gradients(cfg, parameters)

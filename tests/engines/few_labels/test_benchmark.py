@@ -200,6 +200,11 @@ def test_rows_of_several_machines_are_gathered(
     assert [row["id"] for row in rows] == ids and [row["torch"] == "b" for row in rows] == [0, 0, 1]
     with pytest.raises(MrsslError, match=r"nowhere\.json"):
         benchmark_few_labels.main([*arguments, "--rows", str(tmp_path / "nowhere.json")])
+    # Also what is not asked for here is looked at: it would stand in the report.
+    for change in {"settings": "of another plan"}, {"id": "nobody/n1/seed0"}:
+        files[1].write_text(json.dumps([rows[0] | {"id": "mrssl/n1/seed0"} | change]))
+        with pytest.raises(MrsslError, match=r"b/results\.json: .* is not of this plan"):
+            benchmark_few_labels.main([*arguments, "--rows", str(files[1])])
 
 
 #: What a process of the pool does here: fails where told, else leaves the row of a finished run.

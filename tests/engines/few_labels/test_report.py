@@ -142,6 +142,18 @@ def test_the_plot_is_a_picture(rows: list[dict[str, Any]], tmp_path: Path) -> No
     assert image is not None and image.std() > 5
 
 
+def test_arms_at_one_number_of_labels_have_a_panel_of_their_own(
+    rows: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    pytest.importorskip("matplotlib")
+    plot(rows, tmp_path / "lines.png")
+    plot([*rows, row("ablation", "2", 0, 0.6)], tmp_path / "both.png")
+    lines, both = (cv2.imread(str(tmp_path / name)) for name in ("lines.png", "both.png"))
+    assert lines is not None and both is not None
+    height, width, _ = lines.shape
+    assert both.shape == (height, 2 * width, 3) and both[:, width:].std() > 5
+
+
 def test_model_zoo_rows_say_how_they_were_made(rows: list[dict[str, Any]]) -> None:
     lines = zoo_rows(rows, "tools/run.py --data DATA").splitlines()
     assert len(lines) == 2 + 4
