@@ -150,10 +150,11 @@ class Distorter:
         """
         if rng.random() < self.clean_share:
             return self._annotate(image, image, [])
+        middle = image[image.shape[0] // 2]
         if foreground is None:
-            foreground = foreground_mask(image[image.shape[0] // 2])
+            foreground = foreground_mask(middle)
         factor = self.regions_curriculum(iteration)
-        regions = self.regions.sample(rng, foreground, count_factor=factor)
+        regions = self.regions.sample(rng, foreground, image=middle, count_factor=factor)
         out = image.copy() if regions else image
         drawn = [self._distort(out, region, rng, donor, iteration) for region in regions]
         return self._annotate(image, out, [found for found in drawn if found is not None])
@@ -270,7 +271,13 @@ def replay(
     """
     out = image.copy()
     for record in records:
-        region = Region.render(record["box"], record["shape"], record["feather"], record["seed"])
+        region = Region.render(
+            record["box"],
+            record["shape"],
+            record["feather"],
+            record["seed"],
+            image[image.shape[0] // 2],
+        )
         view = _channels(out, record["channels"])
         context = DistortionContext(
             view, region.box, None if donor is None else _channels(donor, record["channels"])

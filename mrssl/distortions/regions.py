@@ -9,7 +9,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from mrssl.distortions.alpha import SHAPES, render_alpha
+from mrssl.distortions.alpha import BLIND_SHAPES, SHAPES, render_alpha
 from mrssl.distortions.base import Box, draw_seed
 from mrssl.errors import MrsslError
 
@@ -26,7 +26,7 @@ class Region:
     Attributes:
         box: (x0, y0, x1, y1) in pixels, right and bottom exclusive, inside the slice.
         alpha: float32 (h, w) in [0, 1]: 1 shows the distorted pixel, 0 the clean one.
-        shape: "rectangle", "ellipse" or "blob".
+        shape: "rectangle", "ellipse", "blob" or "tissue".
         feather: width of the soft edge as a share of the side.
         seed: what the outline was drawn from.
     """
@@ -38,10 +38,18 @@ class Region:
     seed: int
 
     @classmethod
-    def render(cls, box: Sequence[int], shape: str, feather: float, seed: int) -> Region:
-        """Draw the region again from its record."""
+    def render(
+        cls,
+        box: Sequence[int],
+        shape: str,
+        feather: float,
+        seed: int,
+        image: np.ndarray | None = None,
+    ) -> Region:
+        """Draw the region again from its record and, for "tissue", the clean slice (H, W)."""
         x0, y0, x1, y1 = (int(value) for value in box)
-        alpha = render_alpha(shape, (y1 - y0, x1 - x0), feather, seed)
+        patch = None if image is None else image[y0:y1, x0:x1]
+        alpha = render_alpha(shape, (y1 - y0, x1 - x0), feather, seed, patch)
         return cls((x0, y0, x1, y1), alpha, shape, feather, seed)
 
     @property
@@ -68,7 +76,7 @@ class RegionSampler:
         *,
         regions: tuple[int, int] = (1, 6),
         size: tuple[float, float] = (0.08, 0.40),
-        shapes: Sequence[str] = SHAPES,
+        shapes: Sequence[str] = BLIND_SHAPES,
         feather: tuple[float, float] = (0.0, 0.15),
         min_foreground: float = 0.25,
         separation: float = 1.0,
@@ -114,13 +122,19 @@ class RegionSampler:
         )
 
     def sample(
-        self, rng: np.random.Generator, foreground: np.ndarray, *, count_factor: float = 1.0
+        self,
+        rng: np.random.Generator,
+        foreground: np.ndarray,
+        *,
+        image: np.ndarray | None = None,
+        count_factor: float = 1.0,
     ) -> list[Region]:
         """Draw the regions of one slice.
 
         Args:
             rng: the only source of randomness.
             foreground: bool or uint8 (H, W), 1 = tissue.
+            image: float32 (H, W) in [0, 1], the slice; for the shape "tissue".
             count_factor: in [0, 1], on the greatest number of regions (for a curriculum).
 
         Returns:
@@ -131,7 +145,7 @@ class RegionSampler:
         if not wanted or min(foreground.shape) < _MIN_SIDE:
             return []
         boxes = self._candidates(rng, foreground, wanted * _CANDIDATES)
-        return [self._finish(rng, box) for box in self._spread(boxes, wanted)]
+        return [self._finish(rng, box, image) for box in self._spread(boxes, wanted)]
 
     def _candidates(self, rng: np.random.Generator, foreground: np.ndarray, n: int) -> np.ndarray:
         """Random boxes with enough foreground; int (M, 4) XYXY, M <= n."""
@@ -162,9 +176,9 @@ class RegionSampler:
                     break
         return chosen
 
-    def _finish(self, rng: np.random.Generator, box: Box) -> Region:
+    def _finish(self, rng: np.random.Generator, box: Box, image: np.ndarray | None) -> Region:
         shape = self.shapes[int(rng.integers(len(self.shapes)))]
-        return Region.render(box, shape, float(rng.uniform(*self.feather)), draw_seed(rng))
+        return Region.render(box, shape, float(rng.uniform(*self.feather)), draw_seed(rng), image)
 
 
 def _check(key: str, fine: bool) -> None:

@@ -19,6 +19,7 @@ from mrssl.distortions import (
     registered_names,
     replay,
 )
+from mrssl.distortions.alpha import BLIND_SHAPES, SHAPES
 from mrssl.errors import MrsslError
 
 
@@ -34,13 +35,21 @@ def donor() -> np.ndarray:
     return np.stack([phantom_slice(rng, (128, 144)) for _ in range(3)])
 
 
-def make(names=("all",), regions=(3, 3), separation=1.0, **options) -> Distorter:
-    sampler = RegionSampler(regions=regions, separation=separation)
+def make(
+    names=("all",), regions=(3, 3), separation=1.0, shapes=BLIND_SHAPES, **options
+) -> Distorter:
+    sampler = RegionSampler(regions=regions, separation=separation, shapes=shapes)
     return Distorter(sampler, build_distortions(names), **{"clean_share": 0.0, **options})
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"compose": (2, 4)}, {"separation": 0.2, "regions": (5, 5)}]
+    "options",
+    [
+        {},
+        {"compose": (2, 4)},
+        {"separation": 0.2, "regions": (5, 5)},
+        {"separation": 0.2, "regions": (5, 5), "shapes": SHAPES},
+    ],
 )
 def test_replay_from_json_is_bitwise_the_sample(options, image, donor):
     distorter = make(all_channels=0.5, **options)

@@ -17,7 +17,8 @@ from mrssl.structures.foreground import foreground_mask
 @pytest.mark.parametrize("shape", [(40, 30), (31, 31), (6, 17)])
 @pytest.mark.parametrize("feather", [0.0, 0.05, 0.3])
 def test_alpha_is_soft_inside_and_full_in_the_middle(kind, shape, feather):
-    alpha = render_alpha(kind, shape, feather, seed=3)
+    flat = np.full(shape, 0.5, np.float32)
+    alpha = render_alpha(kind, shape, feather, 3, flat)
     assert alpha.dtype == np.float32 and alpha.shape == shape
     assert alpha.min() >= 0 and alpha.max() <= 1
     assert alpha[shape[0] // 2, shape[1] // 2] > 0.4
@@ -25,7 +26,7 @@ def test_alpha_is_soft_inside_and_full_in_the_middle(kind, shape, feather):
         assert set(np.unique(alpha)) <= {0.0, 1.0}
     elif feather * min(shape) > 1:
         assert alpha[0].max() < 0.8 and alpha[:, 0].max() < 0.8  # no seam at the box
-    assert np.array_equal(alpha, render_alpha(kind, shape, feather, seed=3))
+    assert np.array_equal(alpha, render_alpha(kind, shape, feather, 3, flat))
 
 
 def test_rectangle_feather_has_the_width_asked_for():
@@ -48,6 +49,40 @@ def test_blobs_differ_by_seed_and_fill_their_box_well():
     blobs = [render_alpha("blob", (50, 50), 0.05, seed) for seed in range(40)]
     assert all(not np.array_equal(blobs[0], other) for other in blobs[1:])
     assert 0.4 < np.mean([blob.mean() for blob in blobs]) < 0.9
+
+
+def two_tissues(edge: int = 25) -> np.ndarray:
+    """Two tissues side by side, with noise and a hole in the left one."""
+    image = np.where(np.arange(50) < edge, 0.3, 0.6) + np.zeros((50, 1))
+    image[24:27, 14:17] = 0.9
+    return (image + 0.01 * np.random.default_rng(0).standard_normal(image.shape)).astype(np.float32)
+
+
+def test_tissue_ends_where_the_intensity_does():
+    patch = two_tissues()
+    for seed in range(20):
+        blob = render_alpha("blob", (50, 50), 0.0, seed)
+        left, right = blob[:, :24].sum(), blob[:, 26:].sum()
+        alpha = render_alpha("tissue", (50, 50), 0.0, seed, patch)
+        assert (alpha <= blob).all()
+        # Where it is grown from is on one side or the other; the whole of that side is it.
+        shares = sorted([alpha[:, :24].sum() / left, alpha[:, 26:].sum() / right])
+        assert shares[0] == 0 and shares[1] > 0.85
+        if alpha[:, :24].any():
+            assert (alpha[24:27, 14:17] == blob[24:27, 14:17]).all()  # holes are filled
+
+
+def test_tissue_is_a_blob_where_nothing_is_alike():
+    noise = np.random.default_rng(0).random((50, 50), np.float32)
+    noise = np.where(noise > 0.5, 10 * noise, 0).astype(np.float32)
+    for seed in range(5):
+        alpha = render_alpha("tissue", (50, 50), 0.1, seed, noise)
+        assert np.array_equal(alpha, render_alpha("blob", (50, 50), 0.1, seed))
+
+
+def test_tissue_needs_the_slice():
+    with pytest.raises(MrsslError, match="drawn from the slice"):
+        render_alpha("tissue", (20, 20), 0.1, 0)
 
 
 def test_unknown_shape_is_told():
