@@ -6,7 +6,7 @@
 
 DATA holds the data set's folder. The same command goes on where it was stopped: a finished run is
 never repeated. On a cluster, give each line that --list prints to the scheduler (the pretraining
-runs, which come first, before the others); then the command without --list reports.
+runs, which come first, before the others); then the command with --report in place of --list.
 """
 
 from __future__ import annotations
@@ -74,6 +74,7 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="by the code as it is, finished runs whose weights were kept; then report",
     )
+    what.add_argument("--report", action="store_true", help="on what is done, and run nothing")
     what.add_argument("--model-zoo", action="store_true", help="print rows for MODEL_ZOO.md")
     options.add_argument(
         "--tune", action="store_true", help="cross-validate the plan's grids in the training split"
@@ -94,6 +95,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if args.score_again:
         _score_again(bench, args)
+        return 0
+    if args.report:
+        _report(bench)
         return 0
     runs = _runs(bench, args)
     if args.list:
@@ -188,6 +192,15 @@ def _score_again(bench: Bench, args: argparse.Namespace) -> None:
     finally:
         write_rows(bench)
         write_report(bench)
+
+
+def _report(bench: Bench) -> None:
+    rows = [row for kind in FILES for row in _rows(bench, kind)]
+    if not rows:
+        raise MrsslError(f"{bench.output}: no run is done, and no --rows given")
+    _check_settings(bench, rows, bench.output)
+    write_rows(bench)
+    write_report(bench)
 
 
 def _filtered(args: argparse.Namespace, runs: Iterable[Run], plan: Plan) -> Iterator[Run]:

@@ -207,6 +207,27 @@ def test_rows_of_several_machines_are_gathered(
             benchmark_few_labels.main([*arguments, "--rows", str(files[1])])
 
 
+def test_what_is_done_is_reported_and_nothing_run(
+    bench: Bench, trainings: Trainings, tmp_path: Path
+) -> None:
+    pytest.importorskip("matplotlib")
+    arguments = ["--config-file", str(tmp_path / "plan.yaml"), "--data", str(bench.data)]
+    arguments += ["--output", str(bench.output), "--report"]
+    with pytest.raises(MrsslError, match="no run is done"):
+        benchmark_few_labels.main(arguments)
+    execute(bench, run_of(bench, "scratch/n1/seed0"))
+    before = len(trainings.calls)
+    assert benchmark_few_labels.main(arguments) == 0
+    assert len(trainings.calls) == before and (bench.output / "results.md").is_file()
+    rows = json.loads((bench.output / "results.json").read_text())
+    assert [row["id"] for row in rows] == ["scratch/n1/seed0"]
+    # Rows from before a change of the plan are told, not reported beside the others.
+    stale = rows[0] | {"id": "scratch/n1/seed1"}
+    (bench.output / "results.json").write_text(json.dumps([*rows, stale]))
+    with pytest.raises(MrsslError, match=r"scratch/n1/seed1 is not of this plan"):
+        benchmark_few_labels.main(arguments)
+
+
 #: What a process of the pool does here: fails where told, else leaves the row of a finished run.
 SCRIPT = """
 import json, pathlib, sys
