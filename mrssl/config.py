@@ -100,8 +100,8 @@ def add_mrssl_config(cfg: CN) -> None:
     node.PRETEXT = make()
     node.PRETEXT.REGIONS = (1, 6)  # regions a slice, inclusive
     node.PRETEXT.REGION_SIZE = (0.08, 0.40)  # side of a region as a share of the slice's side
-    # Also "tissue": what of a blob is alike in intensity, so that outlines follow the anatomy and
-    # no seam through it gives a region away.
+    # Also "tissue": what of a blob is alike in intensity. Its outline is the anatomy's, but for
+    # where the tissue runs on beyond the blob, so less of it is a seam that gives the region away.
     node.PRETEXT.REGION_SHAPES = ("rectangle", "ellipse", "blob")
     node.PRETEXT.FEATHER = (0.0, 0.15)  # width of the soft edge as a share of the region's side
     # Least distance of two regions' centres, in half sums of their greater sides: 1 keeps regions

@@ -148,7 +148,7 @@ def _bench(args: argparse.Namespace, plan: Plan) -> Bench:
 
 
 def _check_settings(bench: Bench, rows: Iterable[Row], path: Path) -> None:
-    """See that another machine's rows are of the runs of this plan: none may slip in unlooked at.
+    """See that rows are of the runs of this plan: none may slip into the report unlooked at.
 
     Raises:
         MrsslError: one is not.

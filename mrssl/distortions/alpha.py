@@ -62,7 +62,7 @@ def _blob(shape: tuple[int, int], feather: float, seed: int) -> np.ndarray:
 
 
 def _tissue(patch: np.ndarray, feather: float, seed: int) -> np.ndarray:
-    """What of a blob is one tissue: its outline is the anatomy's where it does not leave the blob.
+    """What of a blob is one tissue: its outline is the anatomy's but where the tissue runs on.
 
     Grown by cv2.floodFill (seeded region growing with a fixed range); the whole blob where no
     tissue is a fair part of it.
@@ -77,21 +77,22 @@ def _tissue(patch: np.ndarray, feather: float, seed: int) -> np.ndarray:
     for tolerance in _TISSUE_TOLERANCES:
         grown = outside.copy()
         cv2.floodFill(smooth, grown, (column, row), 0, tolerance, tolerance, flags)
-        opened = cv2.morphologyEx(
-            (grown[1:-1, 1:-1] == 2).astype(np.uint8), cv2.MORPH_OPEN, np.ones((3, 3), np.uint8)
-        )
-        if np.count_nonzero(opened) >= fair:
-            return np.minimum(blob, _filled(opened, feather))
+        part = _greatest_part((grown[1:-1, 1:-1] == 2).astype(np.uint8))
+        if np.count_nonzero(part & (blob > 0)) >= fair:
+            depth = cv2.distanceTransform(np.pad(part, 1), cv2.DIST_L2, cv2.DIST_MASK_5)
+            inside = depth[1:-1, 1:-1] * np.float32(2.0 / min(patch.shape))
+            return np.minimum(blob, _ramp(inside, feather))
     return blob
 
 
-def _filled(mask: np.ndarray, feather: float) -> np.ndarray:
-    """The greatest part of a mask without its holes, feathered inwards; float32 (h, w)."""
-    outlines, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    whole = np.zeros_like(mask)
-    cv2.drawContours(whole, [max(outlines, key=cv2.contourArea)], -1, 1, cv2.FILLED)
-    depth = cv2.distanceTransform(np.pad(whole, 1), cv2.DIST_L2, cv2.DIST_MASK_5)[1:-1, 1:-1]
-    return _ramp(depth * np.float32(2.0 / min(mask.shape)), feather)
+def _greatest_part(mask: np.ndarray) -> np.ndarray:
+    """Of a uint8 mask (h, w), without its thin bridges and holes."""
+    opened = cv2.morphologyEx(mask, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
+    outlines, _ = cv2.findContours(opened, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    part = np.zeros_like(mask)
+    if outlines:
+        cv2.drawContours(part, [max(outlines, key=cv2.contourArea)], -1, 1, cv2.FILLED)
+    return part
 
 
 _SHAPES = {"rectangle": _rectangle, "ellipse": _ellipse, "blob": _blob}
@@ -131,4 +132,4 @@ def render_alpha(
         return _SHAPES[kind](shape, width, seed)
     if patch is None:
         raise MrsslError("a region of tissue is drawn from the slice that it lies in")
-    return _tissue(np.ascontiguousarray(patch, np.float32), width, seed)
+    return _tissue(patch, width, seed)

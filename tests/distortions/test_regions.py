@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 
@@ -70,6 +71,16 @@ def test_tissue_ends_where_the_intensity_does():
         assert shares[0] == 0 and shares[1] > 0.85
         if alpha[:, :24].any():
             assert (alpha[24:27, 14:17] == blob[24:27, 14:17]).all()  # holes are filled
+
+
+def test_tissue_is_never_a_scrap():
+    """What is grown may hang together by bridges of a pixel; what is left of it counts."""
+    rng = np.random.default_rng(0)
+    for seed in range(40):
+        patch = cv2.GaussianBlur(rng.random((50, 50), np.float32), (0, 0), 2.0)
+        patch = cv2.normalize(patch, None, 0, 1, cv2.NORM_MINMAX)
+        blob = render_alpha("blob", (50, 50), 0.0, seed)
+        assert render_alpha("tissue", (50, 50), 0.0, seed, patch).sum() >= 0.3 * blob.sum()
 
 
 def test_tissue_is_a_blob_where_nothing_is_alike():
