@@ -199,9 +199,7 @@ class SliceMapper:
             if self.training:
                 label = label[rows, columns]
                 if label.shape != (height, width):
-                    label = cv2.resize(
-                        label.astype(np.float32), (width, height), interpolation=cv2.INTER_NEAREST
-                    ).astype(label.dtype)
+                    label = self._resize_label(label, height, width)
                 if change is not None and self.augmentation is not None:
                     label = self.augmentation.apply_label(label, change)
             # In evaluation the ground truth keeps the slice's own grid: it is what is scored.
@@ -230,6 +228,15 @@ class SliceMapper:
         shrinking = height * width < image.shape[1] * image.shape[2]
         how = cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR
         return np.stack([cv2.resize(c, (width, height), interpolation=how) for c in image])
+
+    @staticmethod
+    def _resize_label(label: np.ndarray, height: int, width: int) -> np.ndarray:
+        # Not INTER_NEAREST: it takes floor(x * scale), without the half pixel, so that labels lie
+        # up to half a pixel beside their image.
+        exact = cv2.INTER_NEAREST_EXACT
+        return cv2.resize(label.astype(np.float32), (width, height), interpolation=exact).astype(
+            label.dtype
+        )
 
 
 def _distorter(cfg: CfgNode) -> SliceDistorter:

@@ -149,6 +149,22 @@ def test_training_resizes_labels_with_the_image() -> None:
     assert empty["classes"].tolist() == [1]
 
 
+@pytest.mark.parametrize("size", [64, 100, 160, 228, 400])
+def test_a_resized_label_lies_on_its_image(size: int) -> None:
+    """Of an image that is its own label, both have one centre, whatever the factor."""
+    rows, columns = np.mgrid[:160, :200]
+    disc = (rows - 75.3) ** 2 + (columns - 108.6) ** 2 < 60**2
+    volumes = Volumes()
+    volumes.volume, volumes.labels = (np.stack([disc] * 7).astype(kind) for kind in "fi")
+    mapper = SliceMapper(cache=volumes, min_sizes=(size,), max_size=999, class_values=(1,))
+    sample = mapper(record(1, label_file="label.nii.gz"))
+    image, mask = sample["image"][1], sample["masks"][0]
+    assert image.shape == mask.shape == resized_shape((160, 200), size, 999)
+    grid = np.indices(mask.shape)
+    of_image = (grid * image).sum((1, 2)) / image.sum()
+    np.testing.assert_allclose(grid[:, mask].mean(1), of_image, atol=0.1)
+
+
 @pytest.mark.parametrize("flip", ["none", "horizontal", "vertical"])
 def test_labels_move_with_the_pixels(flip: str) -> None:
     """A bright square and its label stay on one another under every change."""
