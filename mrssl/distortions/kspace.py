@@ -40,6 +40,15 @@ def modulate_lines(patch: np.ndarray, gain: np.ndarray, axis: int) -> np.ndarray
     return np.abs(fft.ifft(lines, axis=axis, overwrite_x=True))
 
 
+def line_numbers(length: int) -> np.ndarray:
+    """Signed numbers of k-space lines in the order of the transform, DC first; int (length,).
+
+    What goes over the lines in the order of their acquisition goes over these: counted from 0 on,
+    the numbers would jump between -1 and 0, in the middle of what the image is made of.
+    """
+    return fft.ifftshift(np.arange(length) - length // 2)
+
+
 def draw_axis(rng: np.random.Generator) -> int:
     """The phase-encoding axis: -2 (y) or -1 (x), with equal chance."""
     return -2 if rng.random() < 0.5 else -1
@@ -51,9 +60,10 @@ class Ghosting(Distortion):
 
     Motion or flow of a period of ``period`` lines modulates the signal from line to line; a
     modulation ``1 + 2 a sin(2 pi j / period + phase)`` of line j gives two ghosts of amplitude a
-    displaced by +- N / period pixels, N lines in all (Wood and Henkelman, "MR image artifacts from
-    periodic motion", Medical Physics 1985). The phase stays near 0 or pi, so that the line of the
-    mean brightness is hardly touched: ghosts, not a change of contrast, are the sign.
+    displaced by +- N / period pixels, N lines in all, j counted from DC (Wood and Henkelman, "MR
+    image artifacts from periodic motion", Medical Physics 1985). The phase stays near 0 or pi, so
+    that the line of the mean brightness is hardly touched: ghosts, not a change of contrast, are
+    the sign.
 
     Severity: ghost amplitude ``0.8 * severity`` of the original.
     """
@@ -72,7 +82,7 @@ class Ghosting(Distortion):
     @staticmethod
     def gain(length: int, params: Params) -> np.ndarray:
         """Gain of each k-space line; float64 (length,)."""
-        angle = 2 * np.pi * np.arange(length) / params["period"] + params["phase"]
+        angle = 2 * np.pi * line_numbers(length) / params["period"] + params["phase"]
         return 1 + 2 * params["intensity"] * np.sin(angle)
 
     def _apply(self, patch: np.ndarray, params: Params, context: DistortionContext) -> np.ndarray:
@@ -85,9 +95,9 @@ class Aliasing(Distortion):
     """Fold-over: the field of view is too small along the phase-encoding axis.
 
     Acquiring every R-th of N lines only sums R copies of the image, displaced by N / R pixels:
-    ``x_R(n) = (1 / R) sum over r < R of x(n - r N / R)`` (Pruessmann et al., "SENSE", Magnetic
-    Resonance in Medicine 1999). The other lines are weakened by w, not always dropped, as after
-    an imperfect unfolding: ``|(1 - w) x + w x_R|``.
+    ``x_R(n) = (1 / R) sum over r < R of x(n - r N / R)``, exactly so where R divides N (Pruessmann
+    et al., "SENSE", Magnetic Resonance in Medicine 1999). The other lines are weakened by w, not
+    always dropped, as after an imperfect unfolding: ``|(1 - w) x + w x_R|``.
 
     Severity: ``w = severity``, the share taken from the lines between; R is 2 or 3.
     """
@@ -105,7 +115,7 @@ class Aliasing(Distortion):
     @staticmethod
     def gain(length: int, params: Params) -> np.ndarray:
         """Gain of each k-space line; float64 (length,)."""
-        kept = np.arange(length) % params["factor"] == 0
+        kept = line_numbers(length) % params["factor"] == 0
         return np.where(kept, 1.0, 1.0 - params["weakening"])
 
     def _apply(self, patch: np.ndarray, params: Params, context: DistortionContext) -> np.ndarray:

@@ -13,7 +13,7 @@ from mrssl.distortions.base import (
     Params,
     Stage,
 )
-from mrssl.distortions.kspace import draw_axis, modulate_lines
+from mrssl.distortions.kspace import draw_axis, line_numbers, modulate_lines
 
 
 @DISTORTION_REGISTRY.register()
@@ -70,15 +70,18 @@ class LowResolution(Distortion):
     def _apply(self, patch: np.ndarray, params: Params, context: DistortionContext) -> np.ndarray:
         coarse = crop_kspace(patch, params["matrix"])
         (rows, cols), (h, w) = params["matrix"], patch.shape[1:]
-        y, x = np.arange(h) * rows // h, np.arange(w) * cols // w
+        # The large voxel that a pixel's centre lies in.
+        y, x = ((2 * np.arange(n) + 1) * m // (2 * n) for n, m in ((h, rows), (w, cols)))
         return coarse.take(x, axis=2).take(y, axis=1)
 
 
 def crop_kspace(patch: np.ndarray, matrix: tuple[int, int]) -> np.ndarray:
     """Keep the central ``matrix`` of k-space and go back to a magnitude image of that size.
 
-    Coefficients k of both images agree for ``|k| < matrix / 2`` up to the factor of the pixel
-    counts, and so does the mean.
+    Coefficients of both images agree for ``|k| < matrix / 2`` up to the factor of the pixel counts,
+    and so does the mean. Both images cover one field of view, so that the centres of their first
+    pixels lie apart, by half the difference of the pixels' sizes: to coefficient k of an axis of n
+    pixels, cropped to m, this is a phase of ``pi k (1 / m - 1 / n)``.
 
     Args:
         patch: float32 (C, h, w).
@@ -90,7 +93,10 @@ def crop_kspace(patch: np.ndarray, matrix: tuple[int, int]) -> np.ndarray:
     (_, h, w), (rows, cols) = patch.shape, matrix
     k = fft.rfft2(patch)
     k = np.concatenate([k[:, : (rows + 1) // 2], k[:, h - rows // 2 :]], axis=1)
-    small = fft.irfft2(k[:, :, : cols // 2 + 1], s=(rows, cols))
+    v, u = line_numbers(rows)[:, None], np.arange(cols // 2 + 1)
+    phase = np.pi * (v * (1 / rows - 1 / h) + u * (1 / cols - 1 / w))
+    k = k[:, :, : cols // 2 + 1] * np.exp(1j * phase).astype(np.complex64)
+    small = fft.irfft2(k, s=(rows, cols))
     return np.abs(small) * np.float32(rows * cols / (h * w))
 
 
@@ -117,8 +123,7 @@ class GibbsRinging(Distortion):
     @staticmethod
     def gain(length: int, params: Params) -> np.ndarray:
         """1 for the lines ``|j| <= half_width``, 0 for the others; float64 (length,)."""
-        j = np.arange(length)
-        return (np.minimum(j, length - j) <= params["half_width"]).astype(np.float64)
+        return (np.abs(line_numbers(length)) <= params["half_width"]).astype(np.float64)
 
     def _apply(self, patch: np.ndarray, params: Params, context: DistortionContext) -> np.ndarray:
         axis = params["axis"]

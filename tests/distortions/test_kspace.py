@@ -49,6 +49,29 @@ def test_ghosts_have_the_displacement_and_amplitude_asked_for(axis):
     np.testing.assert_allclose(out, expected, atol=1e-6)
 
 
+def blob(length: int, centre: float) -> np.ndarray:
+    """A blob in a row of pixels, smooth enough to lie between them."""
+    x = np.arange(length) - centre
+    return np.exp(-(x**2) / 8).astype(np.float32)[None, None].repeat(12, axis=1)
+
+
+def centre_and_share(row: np.ndarray, near: float, whole: np.ndarray) -> tuple[float, float]:
+    """Of what lies within 5 pixels of a place: its centre of mass, and its share of ``whole``."""
+    x = np.arange(len(row))
+    part = np.where(np.abs(x - near) <= 5, row, 0)
+    return float((x * part).sum() / part.sum()), float(part.sum() / whole.sum())
+
+
+@pytest.mark.parametrize(("length", "period"), [(60, 5.5), (61, 4.7)])
+def test_ghosts_of_a_period_that_divides_no_field_of_view_are_copies_still(length, period):
+    image, apart = blob(length, 30), length / period
+    params = {"severity": 1.0, "axis": -1, "period": period, "phase": 0.0, "intensity": 0.3}
+    out = make("ghosting").apply(image, params)[0, 6]
+    for shift, amplitude in ((0, 1.0), (apart, 0.3), (-apart, 0.3)):
+        found = centre_and_share(out, 30 + shift, image[0, 6])
+        assert found == pytest.approx((30 + shift, amplitude), abs=0.05)
+
+
 def test_ghosting_leaves_the_mean_brightness_nearly_alone():
     rng = np.random.default_rng(0)
     for _ in range(50):
@@ -65,6 +88,17 @@ def test_aliasing_sums_displaced_copies(factor):
     np.testing.assert_allclose(out, np.mean(copies, axis=0), atol=1e-5)
     kept = np.abs(np.fft.fft(out, axis=-2))
     assert kept[:, np.arange(48) % factor != 0].max() < 1e-3
+
+
+@pytest.mark.parametrize(("length", "factor"), [(61, 2), (61, 3), (64, 3)])
+def test_aliasing_folds_over_where_the_lines_are_no_multiple_of_the_factor(length, factor):
+    image = blob(length, 12)
+    params = {"severity": 1.0, "axis": -1, "factor": factor, "weakening": 1.0}
+    out = make("aliasing").apply(image, params)[0, 6]
+    for copy in range(factor):
+        place = 12 + copy * length / factor
+        found = centre_and_share(out, place, image[0, 6])
+        assert found == pytest.approx((place, 1 / factor), abs=0.05)
 
 
 def test_aliasing_weakens_by_the_share_asked_for():
@@ -148,10 +182,24 @@ def test_low_resolution_keeps_the_centre_of_kspace(shape, matrix):
     coarse = crop_kspace(image, matrix)
     before = np.fft.fft2(image) / (shape[0] * shape[1])
     after = np.fft.fft2(coarse) / (matrix[0] * matrix[1])
+    first = [(n / m - 1) / 2 for n, m in zip(shape, matrix, strict=True)]  # its centre, in pixels
     for v in range(-((matrix[0] - 1) // 2), (matrix[0] - 1) // 2 + 1):
         for u in range(-((matrix[1] - 1) // 2), (matrix[1] - 1) // 2 + 1):
-            np.testing.assert_allclose(after[:, v, u], before[:, v, u], atol=1e-6)
+            moved = np.exp(2j * np.pi * (v * first[0] / shape[0] + u * first[1] / shape[1]))
+            np.testing.assert_allclose(after[:, v, u], before[:, v, u] * moved, atol=1e-6)
     np.testing.assert_allclose(coarse.mean((1, 2)), image.mean((1, 2)), rtol=1e-5)
+
+
+@pytest.mark.parametrize(("length", "matrix"), [(40, 8), (40, 10), (41, 9), (40, 20), (60, 17)])
+def test_low_resolution_displaces_nothing(length, matrix):
+    """Each large voxel is shown where it is, so that what is seen stays in its place."""
+    errors = []
+    for centre in length / 2 + length / matrix * np.linspace(-1, 1, 48, endpoint=False):
+        image = blob(length, centre)
+        params = {"severity": 1.0, "matrix": [12, matrix]}
+        out = make("low_resolution").apply(image, params)[0, 6]
+        errors.append((np.arange(length) * out).sum() / out.sum() - centre)
+    assert abs(np.mean(errors)) < 0.2
 
 
 def test_low_resolution_shows_the_voxels_of_the_matrix():
