@@ -70,6 +70,9 @@ class Distortion(ABC):
     #: Stable snake_case name: the key in the registry, in configs, records and checkpoints.
     name: ClassVar[str]
     stage: ClassVar[Stage]
+    #: Whether it meets what is around on the border of the box by itself. The whole box is then
+    #: distorted: an outline inside it would cut through what was fitted in.
+    fills_box: ClassVar[bool] = False
 
     def sample(self, rng: np.random.Generator, shape: tuple[int, int], severity: float) -> Params:
         """Draw the parameters of one use.

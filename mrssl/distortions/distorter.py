@@ -177,10 +177,11 @@ class Distorter:
         chosen = self._draw_types(rng)
         highest = self.severity[1] * self.severity_curriculum(iteration)
         severity_range = (min(self.severity[0], highest), highest)
-        needed = max(_MIN_PIXELS, self.min_changed * np.count_nonzero(region.alpha))
+        alpha = _alpha(region, chosen)
+        needed = max(_MIN_PIXELS, self.min_changed * np.count_nonzero(alpha))
         for _ in range(_TRIES):
             blended, changed, steps, enough = self._draw(
-                patch, region, chosen, context, rng, needed, severity_range
+                patch, alpha, chosen, context, rng, needed, severity_range
             )
             if enough:
                 break
@@ -213,7 +214,7 @@ class Distorter:
     def _draw(
         self,
         patch: np.ndarray,
-        region: Region,
+        alpha: np.ndarray,
         chosen: Sequence[Distortion],
         context: DistortionContext,
         rng: np.random.Generator,
@@ -228,13 +229,13 @@ class Distorter:
             severity = float(rng.uniform(*severity_range))
             params = distortion.sample(rng, shape, severity)
             result = distortion.apply(current, params, context=context)
-            moved = _changed(result[middle], current[middle], region.alpha, self.tolerance)
+            moved = _changed(result[middle], current[middle], alpha, self.tolerance)
             enough &= bool(np.count_nonzero(moved) >= needed)
             if not enough and not self.keep_unchanged:
                 return patch, moved, [], False
             current = result
             steps.append({"name": distortion.name, "params": params})
-        blended = blend(patch, current, region.alpha)
+        blended = blend(patch, current, alpha)
         changed = np.abs(blended[middle] - patch[middle]) > self.tolerance
         return blended, changed, steps, enough and bool(np.count_nonzero(changed) >= needed)
 
@@ -283,11 +284,18 @@ def replay(
             view, region.box, None if donor is None else _channels(donor, record["channels"])
         )
         patch = current = view[:, region.rows, region.columns]
-        for step in record["distortions"]:
-            distortion = DISTORTION_REGISTRY.get(step["name"])()
+        distortions = [DISTORTION_REGISTRY.get(step["name"])() for step in record["distortions"]]
+        for distortion, step in zip(distortions, record["distortions"], strict=True):
             current = distortion.apply(current, step["params"], context=context)
-        patch[...] = blend(patch, current, region.alpha)
+        patch[...] = blend(patch, current, _alpha(region, distortions))
     return out
+
+
+def _alpha(region: Region, distortions: Sequence[Distortion]) -> np.ndarray:
+    """How much each pixel of the box is distorted, (h, w): by the region's shape, or wholly."""
+    if any(distortion.fills_box for distortion in distortions):
+        return np.ones_like(region.alpha)
+    return region.alpha
 
 
 def blend(patch: np.ndarray, distorted: np.ndarray, alpha: np.ndarray) -> np.ndarray:

@@ -96,7 +96,7 @@ class PatchBlend(Distortion):
 
 @DISTORTION_REGISTRY.register()
 class PoissonBlend(Distortion):
-    """A patch of another slice or subject is grafted in without a seam.
+    """A patch of another slice or subject is grafted into the region's box without a seam.
 
     Natural synthetic anomalies (NSA, Schlueter et al., ECCV 2022) by Poisson editing (Perez et al.,
     SIGGRAPH 2003): the result has the other patch's gradients inside and the region's own values
@@ -107,6 +107,7 @@ class PoissonBlend(Distortion):
 
     name = "poisson_blend"
     stage = Stage.CONTENT
+    fills_box = True
 
     def _sample(self, rng: np.random.Generator, shape: tuple[int, int], severity: float) -> Params:
         return {"places": draw_places(rng), "factor": 0.4 + 0.6 * severity}

@@ -63,6 +63,23 @@ def test_replay_from_json_is_bitwise_the_sample(options, image, donor):
     assert regions > 60
 
 
+def test_a_graft_ends_on_the_border_of_its_box_whatever_the_shape(image, donor):
+    """An outline inside the box would cut through what was fitted to the box."""
+    sampler = RegionSampler(regions=(3, 3), shapes=("ellipse",), feather=(0.0, 0.0))
+    distorter = Distorter(sampler, build_distortions(["poisson_blend"]), clean_share=0.0)
+    in_corners = 0
+    for seed in range(20):
+        out = distorter(image, np.random.default_rng(seed), donor=donor)
+        for record in out.records:
+            x0, y0, x1, y1 = record["box"]
+            change = (out.image - out.clean)[:, y0:y1, x0:x1]
+            for edge in (np.s_[:, 0], np.s_[:, -1], np.s_[:, :, 0], np.s_[:, :, -1]):
+                np.testing.assert_allclose(change[edge], 0, atol=1e-5)
+            rows, columns = np.mgrid[-1 : 1 : 1j * (y1 - y0), -1 : 1 : 1j * (x1 - x0)]
+            in_corners += np.count_nonzero(change[1][rows**2 + columns**2 > 1.2])
+    assert in_corners > 0
+
+
 def test_same_generator_same_sample(image, donor):
     a, b = (make()(image, np.random.default_rng(9), donor=donor) for _ in range(2))
     assert a.records == b.records and a.image.tobytes() == b.image.tobytes()
