@@ -2,7 +2,7 @@
 """List every volume under a path, what is wrong with it, and every file that is refused and why.
 
 PATH is a folder or file of DICOM or NIfTI, or a dataset.json[:split]. Reads everything, writes
-nothing unless asked to, and shows no patient name: subjects of DICOM are digests of PatientID, and
+nothing unless asked to, and shows no patient name: subjects of DICOM are digests, and
 words of a path that are in the patient's name or ID are covered by digits of their digest.
 """
 

@@ -2,7 +2,7 @@
 
 A classic file has one slice, an Enhanced multi-frame file one a frame (functional groups, PS3.3
 C.7.6.16), a Siemens mosaic one a tile. Nothing that names a patient leaves this module: the
-subject is a digest of PatientID, and UIDs stay inside the grouping values.
+subject and the study are digests, and UIDs stay inside the grouping values.
 """
 
 from __future__ import annotations
@@ -162,6 +162,11 @@ class SliceHeader:
     subject: str
     marks: frozenset[str] = field(repr=False)
     tags: dict[str, str] = field(repr=False)
+
+    @property
+    def study(self) -> str:
+        """Digest of StudyInstanceUID, "" where the file has none."""
+        return pseudonym(self.group[GROUPING.index("StudyInstanceUID")])
 
 
 def read_slice_headers(path: str | Path) -> list[SliceHeader]:

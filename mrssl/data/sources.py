@@ -35,6 +35,11 @@ from mrssl.structures.volume import Volume, affine_spacing, resolve_slice_axis
 _BIDS_SUBJECT = re.compile(r"^(sub-[A-Za-z0-9]+)")
 #: nnU-Net channel number at the end of a case's file name.
 _CHANNEL = re.compile(r"_\d{4}$")
+#: Fault of a DICOM volume whose subject neither its header nor a pattern names.
+_GUESSED = (
+    "no PatientID: the subject is a guess, by study or else folder; name it by subject_pattern "
+    "(MRSSL.DATA.SUBJECT_PATTERN)"
+)
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,8 @@ class VolumeSource:
         format: "nifti", "nrrd", "metaimage", "dicom" or "store".
         shape: (D, H, W) as :func:`read_volume` gives it.
         affine: (4, 4) float64, voxel to RAS+ mm, as :func:`read_volume` gives it.
-        subject: never a name: a digest of PatientID for DICOM, from the file name otherwise.
+        subject: never a name: for DICOM a digest of PatientID, or else of StudyInstanceUID, or of
+            the folder's name; from the file name otherwise.
         tags: header fields to choose by; none identifies a person.
         faults: what is doubtful about it, and its consequence.
         marks: by which the patient's name is recognised in paths (:mod:`mrssl.privacy`).
@@ -71,8 +77,9 @@ class VolumeSource:
         return affine_spacing(self.affine)
 
     def with_subject(self, subject: str) -> VolumeSource:
-        """The same volume, of another subject."""
-        return replace(self, subject=subject)
+        """The same volume, of a subject that is known, and no guess any more."""
+        faults = tuple(fault for fault in self.faults if fault != _GUESSED)
+        return replace(self, subject=subject, faults=faults)
 
 
 @dataclass(frozen=True)
@@ -272,6 +279,7 @@ def _add_dicom(found: FoundVolumes, scan: DicomScan) -> None:
         for volume in volumes:
             first = volume.slices[0]
             alone = len(volumes) == 1 and not volume.key.endswith(SPREAD)
+            guess = first.study or pseudonym(Path(first.path).absolute().parent.name)
             found.volumes.append(
                 VolumeSource(
                     path=home,
@@ -279,9 +287,9 @@ def _add_dicom(found: FoundVolumes, scan: DicomScan) -> None:
                     format="dicom",
                     shape=volume.shape,
                     affine=volume.affine,
-                    subject=first.subject or pseudonym(Path(first.path).parent.name),
+                    subject=first.subject or guess,
                     tags=first.tags,
-                    faults=volume.faults,
+                    faults=volume.faults if first.subject else (*volume.faults, _GUESSED),
                     marks=first.marks,
                     slices=volume.slices,
                 )

@@ -186,6 +186,26 @@ def test_subjects_without_an_id_are_not_named_after_their_folder(write_series: C
     assert_nameless(source.subject)
 
 
+def test_without_an_id_the_subject_is_the_study_or_the_pattern(
+    write_series: Callable, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in (1, 2):
+        tags = {"PatientID": None, "StudyInstanceUID": f"1.2.{number}"}
+        for kind in (1, 2):
+            folder = f"scans/patient_{number}/T{kind}"
+            write_series(voxels(10 * number + kind), folder, SeriesInstanceUID=f"1.{kind}", **tags)
+    volumes = find_volumes(tmp_path / "scans").volumes
+    subjects = [volume.subject for volume in volumes]
+    assert subjects[0] == subjects[1] != subjects[2] == subjects[3]
+    split = tmp_path / "split.json"
+    arguments = [str(tmp_path / "scans"), "--write-split", str(split)]
+    check_data.main([*arguments, "--shares", "train=.5", "test=.5"])
+    assert capsys.readouterr().out.count("no PatientID: the subject is a guess") == 4
+    assert sorted(map(len, json.loads(split.read_text()).values())) == [1, 1]
+    check_data.main([*arguments, "--subject-pattern", r"patient_(\d+)"])
+    assert "no PatientID" not in capsys.readouterr().out
+
+
 def test_no_folder_of_scans_is_named_in_a_checkpoint(named_folder: Path) -> None:
     cfg = get_cfg()
     cfg.DATASETS.TRAIN = (str(named_folder / "Müller_Hans"),)

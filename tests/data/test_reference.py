@@ -49,7 +49,8 @@ def test_one_folder_of_eight_echoes_is_eight_volumes(sources: list[VolumeSource]
     knee = [source for source in sources if "knee_t2_multiecho" in source.path]
     assert [source.shape for source in knee] == [(24, 256, 256)] * 8
     assert len({source.tags["EchoTime"] for source in knee}) == 8
-    assert not any(source.faults for source in knee)
+    assert len({source.subject for source in knee}) == 1
+    assert [[fault.partition(":")[0] for fault in s.faults] for s in knee] == [["no PatientID"]] * 8
 
 
 def test_volumes_of_each_set(sources: list[VolumeSource], dicom_folder: Path) -> None:
