@@ -64,7 +64,7 @@ def _open(path: str | Path) -> tuple[Any, tuple[int, int, int], np.ndarray]:
     sitk = optional_import("SimpleITK", "pip install SimpleITK")
     if not os.path.isfile(path):
         raise MrsslError(f"{path}: no such file")
-    data_file = _data_file(path)
+    data_file = voxel_file(path)
     reader = sitk.ImageFileReader()
     reader.SetFileName(os.fspath(path))
     try:
@@ -89,7 +89,7 @@ def _open(path: str | Path) -> tuple[Any, tuple[int, int, int], np.ndarray]:
     return reader, (x, y, z), affine
 
 
-def _data_file(path: str | Path) -> Path:
+def voxel_file(path: str | Path) -> Path:
     """The file that holds the voxels: ``path`` itself, or one that its header names.
 
     Raises:
@@ -139,4 +139,4 @@ def _last_line(error: BaseException) -> str:
     return lines[-1][:200] if lines else type(error).__name__
 
 
-__all__ = ["ITK_FORMATS", "itk_format", "read_itk", "read_itk_header"]
+__all__ = ["ITK_FORMATS", "itk_format", "read_itk", "read_itk_header", "voxel_file"]

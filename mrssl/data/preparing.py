@@ -9,6 +9,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 from mrssl.data.cases import Case, parse_dataset_path, read_splits
 from mrssl.data.descriptions import Description, describe
 from mrssl.data.files import read_json
+from mrssl.data.itk import itk_format, voxel_file
 from mrssl.data.label_files import read_label
 from mrssl.data.normalization import intensity_window, normalize
 from mrssl.data.sources import read_source, volume_slice_axis
@@ -27,6 +29,7 @@ from mrssl.data.store import (
     exact_type,
     find_index,
     index_digest,
+    map_array,
     save_array,
 )
 from mrssl.errors import MrsslError
@@ -69,8 +72,12 @@ def prepare_store(
     """Convert what ``DATASETS.TRAIN`` would read from ``source`` into a slice store.
 
     Interrupted at any moment and started again, it goes on where it was, and ends with the same
-    files. Intensities are stored raw: the normalisation only decides which statistics the index
-    holds, and another one can still be used in training.
+    files. On a finished store it converts what is new or changed in ``source``, or damaged in the
+    store, drops what is gone, and takes subjects and header fields from ``source`` as it is now. A
+    file counts as changed if its size or time of change is another.
+
+    Intensities are stored raw: the normalisation only decides which statistics the index holds, and
+    another one can still be used in training.
 
     Args:
         source: a folder of scans, or ``dataset.json[:split]``; without a split, its ``split.json``
@@ -107,14 +114,12 @@ def prepare_store(
         _unpack_index(output)
         waiting = {key: case for key, case in tasks.items() if not _is_done(output, key)}
         mask = PathMask(root, (case.source.marks for case in description.cases))
-        convert = partial(
-            _convert, output=output, slice_axis=slice_axis, options=options, mask=mask
-        )
+        convert = partial(_convert, output=output, slice_axis=slice_axis, options=options)
         refused = []
         for key, reason in progress(_run(convert, waiting, workers), len(waiting)):
             if reason:
                 refused.append((mask(waiting[key].source.path), mask(reason)))
-        _finish(output, description, list(tasks), options)
+        _finish(output, description, tasks, options, mask)
         if (root / "split.json").is_file() and not split:
             splits = {
                 name: [mask.cover(case) for case in cases]
@@ -141,18 +146,44 @@ def _check_output(output: Path) -> None:
 
 
 def _key(case: Case, root: Path, slice_axis: str, options: dict[str, Any]) -> str:
-    """Names a volume and how it is converted; no path, and so no name, can be read from it."""
+    """Names a volume, as its files are now, and how it is converted.
+
+    No path, and so no name, can be read from it.
+    """
     source = case.source
+    files = {item.path for item in source.slices} or _files_of(source.path)
     parts = [
-        os.path.relpath(source.path, root),
+        _stamps(files, root),
         source.series,
         list(source.shape),
         slice_axis,
         options,
-        case.label_file and os.path.relpath(case.label_file, root),
+        _stamps(_files_of(case.label_file), root) if case.label_file else None,
         STORE_VERSION,
     ]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+
+
+def _files_of(path: str) -> set[str]:
+    """The files that an image or label is read from."""
+    if os.path.isdir(path):
+        return {str(file) for file in Path(path).rglob("*") if file.is_file()}
+    files = {path}
+    if itk_format(path):
+        with suppress(MrsslError):  # told when it is read
+            files.add(str(voxel_file(path)))
+    return files
+
+
+def _stamps(files: Iterable[str], root: Path) -> list[tuple[Any, ...]]:
+    """Path, size and time of change of each file; of one that is not there the path alone."""
+    stamps: list[tuple[Any, ...]] = []
+    for file in sorted(files):
+        stamps.append((os.path.relpath(file, root),))
+        with suppress(OSError):  # told when it is read
+            stat = os.stat(file)
+            stamps[-1] += (stat.st_size, stat.st_mtime_ns)
+    return stamps
 
 
 def _unpack_index(output: Path) -> None:
@@ -164,8 +195,14 @@ def _unpack_index(output: Path) -> None:
 
 
 def _is_done(output: Path, key: str) -> bool:
-    entry, array = output / _DONE / f"{key}.json", output / "volumes" / f"{key}.npy"
-    return entry.is_file() and array.is_file()
+    """Whether a volume is there, and its label if it has one, neither of them cut off."""
+    try:
+        entry = read_json(output / _DONE / f"{key}.json")
+        folders = ["volumes", "labels"] if entry["label"] else ["volumes"]
+        arrays = [map_array(output / folder / f"{key}.npy") for folder in folders]
+    except MrsslError:
+        return False
+    return all(list(array.shape) == entry["shape"] for array in arrays)
 
 
 def _run(
@@ -186,13 +223,7 @@ def _run(
 
 
 def _convert(
-    key: str,
-    case: Case,
-    *,
-    output: Path,
-    slice_axis: str,
-    options: dict[str, Any],
-    mask: PathMask,
+    key: str, case: Case, *, output: Path, slice_axis: str, options: dict[str, Any]
 ) -> tuple[str, str]:
     """Write one volume, its label, and last its entry; returns the key and why it was refused."""
     source = case.source
@@ -209,12 +240,8 @@ def _convert(
     low, high = intensity_window(image, **method, **limits)
     entry = {
         "key": key,
-        "case": mask.cover(case.name),
         "shape": list(volume.shape),
         "affine": volume.affine.tolist(),
-        "subject": mask.cover(source.subject),
-        "tags": {name: mask.cover(text) for name, text in source.tags.items()},
-        "faults": list(source.faults),
         "label": label is not None,
         "window": [low, high],
         "foreground": [foreground_share(normalize(plane, low, high)) for plane in image],
@@ -231,11 +258,26 @@ def _write_entry(output: Path, entry: dict[str, Any]) -> None:
         temporary.write_text(json.dumps(entry), encoding="utf-8")
 
 
+def _described(case: Case, mask: PathMask) -> dict[str, Any]:
+    """What an entry of the index says that no voxel does; it may change without them."""
+    source = case.source
+    return {
+        "case": mask.cover(case.name),
+        "subject": mask.cover(source.subject),
+        "tags": {name: mask.cover(text) for name, text in source.tags.items()},
+        "faults": list(source.faults),
+    }
+
+
 def _finish(
-    output: Path, description: Description, keys: list[str], options: dict[str, Any]
+    output: Path,
+    description: Description,
+    tasks: dict[str, Case],
+    options: dict[str, Any],
+    mask: PathMask,
 ) -> None:
     """Write the index, and clear away what is no part of the store."""
-    done = [key for key in keys if _is_done(output, key)]
+    done = [key for key in tasks if _is_done(output, key)]
     if not done:
         raise MrsslError(f"{output}: no volume could be read")
     content: dict[str, Any] = {
@@ -246,7 +288,9 @@ def _finish(
             for name, value in zip(description.class_names, description.class_values, strict=True)
         },
         "normalization": options,
-        "volumes": [read_json(output / _DONE / f"{key}.json") for key in done],
+        "volumes": [
+            read_json(output / _DONE / f"{key}.json") | _described(tasks[key], mask) for key in done
+        ],
     }
     content["digest"] = index_digest(content)
     with written_whole(output / INDEX_NAME) as temporary:

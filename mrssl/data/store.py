@@ -155,18 +155,27 @@ def open_array(path: str | Path) -> np.ndarray:
     key = str(path)
     array = _OPEN.pop(key, None)
     if array is None:
-        try:
-            array = np.load(key, mmap_mode="r", allow_pickle=False)
-        except FileNotFoundError as error:
-            raise MrsslError(f"{path}: no such file") from error
-        except (OSError, ValueError, EOFError) as error:
-            raise MrsslError(f"{path}: damaged: prepare the store again") from error
+        array = map_array(path)
         if array.shape != stored_entry(path).shape:
             raise MrsslError(f"{path}: not the array of the index: prepare the store again")
     _OPEN[key] = array
     while len(_OPEN) > _MAX_OPEN:
         _OPEN.popitem(last=False)
     return array
+
+
+def map_array(path: str | Path) -> np.ndarray:
+    """A ``.npy`` file, memory-mapped anew, whatever the index says of it.
+
+    Raises:
+        MrsslError: missing or damaged.
+    """
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
+    except FileNotFoundError as error:
+        raise MrsslError(f"{path}: no such file") from error
+    except (OSError, ValueError, EOFError) as error:
+        raise MrsslError(f"{path}: damaged: prepare the store again") from error
 
 
 #: Path -> memory map, least recently used first.
@@ -210,6 +219,7 @@ __all__ = [
     "find_index",
     "index_digest",
     "is_stored",
+    "map_array",
     "open_array",
     "read_stored",
     "save_array",

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from fuzz_readers import main
 from mrssl.data import find_volumes, read_volume
+from mrssl.data.preparing import prepare_store
 from mrssl.errors import MrsslError
 
 sitk = pytest.importorskip("SimpleITK")
@@ -97,3 +99,16 @@ def test_damage_is_one_line_that_names_the_file(tmp_path: Path, suffix: str) -> 
         with pytest.raises(MrsslError, match=rf"a\{suffix}: ") as caught:
             read_volume(path)
         assert "\n" not in str(caught.value)
+
+
+def test_a_store_notices_that_detached_voxels_changed(tmp_path: Path) -> None:
+    folder = tmp_path / "scans"
+    folder.mkdir()
+    image = np.arange(4 * 5 * 6, dtype=np.int16).reshape(4, 5, 6)
+    sitk.WriteImage(sitk.GetImageFromArray(image), str(folder / "a.mhd"))
+    assert prepare_store(folder, tmp_path / "store").written == 1
+    header = (folder / "a.mhd").stat()
+    sitk.WriteImage(sitk.GetImageFromArray(2 * image), str(folder / "a.mhd"))
+    os.utime(folder / "a.mhd", ns=(header.st_atime_ns, header.st_mtime_ns))
+    assert prepare_store(folder, tmp_path / "store").written == 1
+    assert prepare_store(folder, tmp_path / "store").kept == 1

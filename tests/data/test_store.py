@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -255,6 +256,55 @@ def test_what_cannot_be_read_is_reported_and_left_out(
         "case_2",
         "case_3",
     }
+
+
+def test_prepared_again_a_store_follows_its_source(
+    labeled_set: Path, store: Path, tmp_path: Path, write_nifti: Callable
+) -> None:
+    affine = np.diag([1.0, 1.0, 3.0, 1.0])
+    image, label = np.full((12, 16, 6), 7, np.uint8), np.ones((12, 16, 6), np.uint8)
+    image[0] = 9
+    write_nifti(image, "imagesTr/case_1.nii.gz", affine)
+    write_nifti(label, "labelsTr/case_2.nii.gz", affine)
+    pattern = r"case_(\d)"
+    report = prepare_store(labeled_set, store, subject_pattern=pattern)
+    assert (report.written, report.kept) == (2, 2)
+    assert {d["subject_id"] for d in load_dataset(store).dicts} == set("0123")
+    assert_same_samples(load_dataset(labeled_set, subject_pattern=pattern), load_dataset(store))
+    prepare_store(labeled_set, tmp_path / "fresh", subject_pattern=pattern)
+    assert contents(store) == contents(tmp_path / "fresh")
+
+
+@pytest.mark.parametrize("folder", ["volumes", "labels"])
+@pytest.mark.parametrize("size", [0, 60, 200, None])
+def test_prepared_again_a_damaged_array_is_whole(
+    labeled_set: Path, store: Path, folder: str, size: int | None
+) -> None:
+    before = contents(store)
+    path = sorted((store / folder).iterdir())[1]
+    path.unlink() if size is None else path.write_bytes(path.read_bytes()[:size])
+    report = prepare_store(labeled_set, store)
+    assert (report.written, report.kept) == (1, 3)
+    assert contents(store) == before
+    assert prepare_store(labeled_set, store).kept == 4
+
+
+def test_a_store_of_a_store_lacks_what_that_lacks(store: Path, tmp_path: Path) -> None:
+    missing = sorted((store / "volumes").iterdir())[1]
+    missing.unlink()
+    report = prepare_store(store, tmp_path / "second")
+    assert report.written == 3
+    assert [Path(path) for path, _ in report.refused] == [missing]
+
+
+def test_a_copied_store_needs_no_source(labeled_set: Path, store: Path, tmp_path: Path) -> None:
+    expected = [VolumeCache().image(d)[np.array([0])] for d in load_dataset(store).dicts]
+    shutil.copytree(store, tmp_path / "elsewhere" / "copy", copy_function=shutil.copyfile)
+    for folder in (store, labeled_set.parent / "imagesTr", labeled_set.parent / "labelsTr"):
+        shutil.rmtree(folder)
+    copied = load_dataset(tmp_path / "elsewhere" / "copy").dicts
+    for record, image in zip(copied, expected, strict=True):
+        assert np.array_equal(VolumeCache().image(record)[np.array([0])], image)
 
 
 def test_other_folders_are_left_alone(labeled_set: Path, tmp_path: Path) -> None:
