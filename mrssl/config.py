@@ -82,7 +82,8 @@ def add_mrssl_config(cfg: CN) -> None:
     node.DATA.MAX_UNREADABLE = 0.02
     # Seconds that a loader worker may take for one batch before the run is stopped; 0 = any.
     node.DATA.WORKER_TIMEOUT = 900
-    # Regular expression whose first group is the subject in a file name; "" = by the format.
+    # Regular expression whose first group is the subject in a path within the data set; "" = by the
+    # format.
     node.DATA.SUBJECT_PATTERN = ""
 
     # -- augmentation of labelled slices -----------------------------------------------------------

@@ -28,6 +28,7 @@ from mrssl.data.sources import (
     file_sources,
     find_volumes,
     stored_source,
+    subject_in_path,
     subject_of_file,
 )
 from mrssl.data.store import check_index, find_index
@@ -149,6 +150,7 @@ def _listed_cases(path: Path, content: Mapping[str, Any], pattern: str) -> list[
                 _beside(path, entry["image"]),
                 _beside(path, label) if label else None,
                 pattern,
+                path.parent,
                 series=str(entry.get("series", "")),
             )
         )
@@ -173,13 +175,13 @@ def _nnunet_cases(path: Path, content: Mapping[str, Any], pattern: str) -> list[
     cases = []
     for image in sorted(images.glob(f"*_0000{ending}")):
         label = labels / (image.name.removesuffix(f"_0000{ending}") + ending)
-        cases.append(_case(image, label if label.exists() else None, pattern))
+        cases.append(_case(image, label if label.exists() else None, pattern, path.parent))
     if not cases:
         raise MrsslError(f"{path}: no list 'training', and no {images}/*_0000{ending}")
     return cases
 
 
-def _case(image: Path, label: Path | None, pattern: str, *, series: str = "") -> Case:
+def _case(image: Path, label: Path | None, pattern: str, base: Path, *, series: str = "") -> Case:
     if image.is_dir():
         sources = find_volumes(image).volumes
     else:
@@ -191,10 +193,7 @@ def _case(image: Path, label: Path | None, pattern: str, *, series: str = "") ->
         raise MrsslError(f"{image}: 'series' must name one of its volumes: {keys}")
     source = sources[0]
     if compiled := compile_pattern(pattern):
-        match = compiled.search(image.as_posix())
-        if match is None:
-            raise MrsslError(f"{image}: no subject in it by the pattern {pattern!r}")
-        source = source.with_subject(match.group(1 if compiled.groups else 0))
+        source = source.with_subject(subject_in_path(image, compiled, base))
     if label is not None and not label.exists():
         raise MrsslError(f"{label}: no such file")
     return Case(subject_of_file(image), source, None if label is None else str(label))

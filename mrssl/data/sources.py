@@ -135,7 +135,9 @@ def find_volumes(root: str | Path, *, subject_pattern: str = "") -> FoundVolumes
             scans.append(scan_path(place))
     _add_dicom(found, join_folders(scans))
     if pattern is not None:
-        found.volumes[:] = [_with_subject(v, pattern, base) for v in found.volumes]
+        found.volumes[:] = [
+            v.with_subject(subject_in_path(v.path, pattern, base)) for v in found.volumes
+        ]
     return found
 
 
@@ -258,12 +260,23 @@ def compile_pattern(pattern: str) -> re.Pattern[str] | None:
         raise MrsslError(f"subject pattern {pattern!r}: {error}") from error
 
 
-def _with_subject(source: VolumeSource, pattern: re.Pattern[str], base: Path) -> VolumeSource:
-    relative = os.path.relpath(source.path, base)
-    match = pattern.search(Path(relative).as_posix())
-    if match is None:
-        raise MrsslError(f"{source.path}: no subject in it by the pattern {pattern.pattern!r}")
-    return source.with_subject(match.group(1 if pattern.groups else 0))
+def subject_in_path(path: str | Path, pattern: re.Pattern[str], base: Path) -> str:
+    """The subject that ``pattern`` finds in a path, taken relative to ``base``.
+
+    Args:
+        path: of a volume.
+        pattern: its first group, or the whole match, is the subject.
+        base: the folder that was searched, or that of the ``dataset.json``; what it is called says
+            nothing of a subject.
+
+    Raises:
+        MrsslError: the pattern finds none.
+    """
+    match = pattern.search(Path(os.path.relpath(path, base)).as_posix())
+    subject = match and match.group(1 if pattern.groups else 0)
+    if not subject:
+        raise MrsslError(f"{path}: no subject in it by the pattern {pattern.pattern!r}")
+    return subject
 
 
 def _places(root: Path) -> Iterable[tuple[str, list[str]]]:
@@ -336,6 +349,7 @@ __all__ = [
     "read_source",
     "read_volume",
     "stored_source",
+    "subject_in_path",
     "subject_of_file",
     "volume_slice_axis",
 ]

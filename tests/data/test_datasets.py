@@ -117,10 +117,25 @@ def test_a_folder_may_be_described(write_series: Callable, tmp_path: Path) -> No
 def test_a_subject_pattern_names_subjects(labeled_set: Path) -> None:
     dataset = load_dataset(labeled_set, subject_pattern=r"case_(\d)")
     assert {record["subject_id"] for record in dataset.dicts} == set("0123")
-    with pytest.raises(MrsslError, match="no subject"):
-        load_dataset(labeled_set, subject_pattern="nothing")
+    for pattern in ("nothing", "case_(x)?"):
+        with pytest.raises(MrsslError, match="no subject"):
+            load_dataset(labeled_set, subject_pattern=pattern)
     with pytest.raises(MrsslError, match="subject pattern"):
         load_dataset(labeled_set, subject_pattern="(")
+
+
+@pytest.mark.parametrize("content", [{"training": ["AB1_T1.nii.gz", "CD2_T1.nii.gz"]}, {}])
+def test_a_subject_pattern_sees_no_more_than_the_data_set(
+    write_nifti: Callable, monkeypatch: pytest.MonkeyPatch, content: dict
+) -> None:
+    for case in ("AB1_T1", "CD2_T1"):
+        name = f"{case}.nii.gz" if content else f"imagesTr/{case}_0000.nii.gz"
+        folder = write_nifti(np.ones((4, 4, 4), np.int16), f"MR2024/{name}").parent
+    path = (folder if content else folder.parent) / "dataset.json"
+    path.write_text(json.dumps({**content, "subject_pattern": "([A-Z]+[0-9]+)"}))
+    assert {record["subject_id"] for record in load_dataset(path).dicts} == {"AB1", "CD2"}
+    monkeypatch.chdir(path.parent)
+    assert {r["subject_id"] for r in load_dataset("dataset.json").dicts} == {"AB1", "CD2"}
 
 
 def test_a_subject_in_train_and_test_is_refused(labeled_set: Path) -> None:
