@@ -104,6 +104,7 @@ def check_data(
         description = read_description(file, split, subject_pattern=subject_pattern)
         cases, report.class_names = description.cases, description.class_names
         values = description.class_values
+        report.refused.extend(description.refused)
     else:
         found = find_volumes(file, subject_pattern=subject_pattern)
         cases = [Case(volume.subject, volume) for volume in found.volumes]

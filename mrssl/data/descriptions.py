@@ -24,6 +24,8 @@ from mrssl.data.cases import Case, cases_of_split, parse_dataset_path
 from mrssl.data.files import read_json
 from mrssl.data.labels import ClassValues
 from mrssl.data.sources import (
+    FoundVolumes,
+    Refused,
     compile_pattern,
     file_sources,
     find_volumes,
@@ -33,7 +35,7 @@ from mrssl.data.sources import (
 )
 from mrssl.data.store import check_index, find_index
 from mrssl.errors import MrsslError
-from mrssl.privacy import folder_alias
+from mrssl.privacy import PathMask, folder_alias
 
 _LOG = logging.getLogger(__name__)
 
@@ -48,6 +50,7 @@ class Description:
         class_names: in the order of their label values.
         class_values: label value or values of each class.
         normalization: of a slice store: how its ``foreground`` was normalised.
+        refused: files in the folders it names that hold no usable volume, whatever the split.
     """
 
     name: str
@@ -55,10 +58,13 @@ class Description:
     class_names: list[str] = field(default_factory=list)
     class_values: list[ClassValues] = field(default_factory=list)
     normalization: dict[str, Any] = field(default_factory=dict)
+    refused: list[Refused] = field(default_factory=list)
 
 
 def describe(name_or_path: str | Path, *, subject_pattern: str = "") -> Description:
     """What a folder of scans, a slice store or a ``dataset.json[:split]`` holds.
+
+    Warns of files that are not used.
 
     Raises:
         MrsslError: nothing usable there; one line that names the file and the fault.
@@ -68,20 +74,28 @@ def describe(name_or_path: str | Path, *, subject_pattern: str = "") -> Descript
     if index is not None or (path.suffix == ".json" and not path.is_dir()):
         description = read_description(index or path, split, subject_pattern=subject_pattern)
         name = f"{description.name}:{split}" if split else description.name
-        return replace(description, name=name)
+        description = replace(description, name=name)
+    else:
+        found = _find_some(path, subject_pattern)
+        cases = [Case(volume.subject, volume) for volume in found.volumes]
+        description = Description(folder_alias(path), cases, refused=found.refused)
+    if description.refused:
+        root = path if path.is_dir() else path.parent
+        mask = PathMask(root, (case.source.marks for case in description.cases))
+        _LOG.warning(
+            "%s: %d files are not used (tools/check_data.py lists them)",
+            mask(str(path)),
+            len(description.refused),
+        )
+    return description
+
+
+def _find_some(path: Path, subject_pattern: str = "") -> FoundVolumes:
+    """:func:`find_volumes`, where finding none is an error."""
     found = find_volumes(path, subject_pattern=subject_pattern)
     if not found.volumes:
-        reason = "it is empty"
-        if found.refused:
-            first = found.refused[0]
-            reason = f"{len(found.refused)} files refused, the first {first.path}: {first.reason}"
-        raise MrsslError(f"{path}: no MRI volume found ({reason})")
-    if found.refused:
-        where = found.mask(path)(str(path))
-        _LOG.warning(
-            "%s: %d files are not used (tools/check_data.py lists them)", where, len(found.refused)
-        )
-    return Description(folder_alias(path), [Case(v.subject, v) for v in found.volumes])
+        raise MrsslError(f"{path}: no MRI volume found ({found.reason() or 'it is empty'})")
+    return found
 
 
 def read_description(path: Path, split: str = "", *, subject_pattern: str = "") -> Description:
@@ -94,15 +108,16 @@ def read_description(path: Path, split: str = "", *, subject_pattern: str = "") 
     content = read_json(path)
     subject_pattern = str(content.get("subject_pattern", "")) or subject_pattern
     names, values = _classes(path, content.get("labels", {}))
+    refused: list[Refused] = []
     if "mrssl_store" in content:
         check_index(path, content)
         cases = _stored_cases(path, content)
     elif "folder" in content:
-        cases = _folder_cases(path, content, subject_pattern)
+        cases = _folder_cases(path, content, subject_pattern, refused)
     elif "training" in content:
-        cases = _listed_cases(path, content, subject_pattern)
+        cases = _listed_cases(path, content, subject_pattern, refused)
     else:
-        cases = _nnunet_cases(path, content, subject_pattern)
+        cases = _nnunet_cases(path, content, subject_pattern, refused)
     if split:
         cases = cases_of_split(path.parent / "split.json", split, cases)
     if not cases:
@@ -113,6 +128,7 @@ def read_description(path: Path, split: str = "", *, subject_pattern: str = "") 
         names,
         values,
         content.get("normalization", {}) if "mrssl_store" in content else {},
+        list(dict.fromkeys(refused)),  # a folder may be named for each of its series
     )
 
 
@@ -135,7 +151,9 @@ def _classes(path: Path, labels: Any) -> tuple[list[str], list[ClassValues]]:
     return [name for _, name in found], [number for number, _ in found]
 
 
-def _listed_cases(path: Path, content: Mapping[str, Any], pattern: str) -> list[Case]:
+def _listed_cases(
+    path: Path, content: Mapping[str, Any], pattern: str, refused: list[Refused]
+) -> list[Case]:
     entries = content["training"]
     if not isinstance(entries, list):
         raise MrsslError(f"{path}: 'training' must be a list")
@@ -151,6 +169,7 @@ def _listed_cases(path: Path, content: Mapping[str, Any], pattern: str) -> list[
                 _beside(path, label) if label else None,
                 pattern,
                 path.parent,
+                refused,
                 series=str(entry.get("series", "")),
             )
         )
@@ -169,27 +188,39 @@ def _beside(path: Path, name: Any) -> Path:
     return path.parent / str(name)
 
 
-def _nnunet_cases(path: Path, content: Mapping[str, Any], pattern: str) -> list[Case]:
+def _nnunet_cases(
+    path: Path, content: Mapping[str, Any], pattern: str, refused: list[Refused]
+) -> list[Case]:
     ending = str(content.get("file_ending", ".nii.gz"))
     images, labels = path.parent / "imagesTr", path.parent / "labelsTr"
     cases = []
     for image in sorted(images.glob(f"*_0000{ending}")):
         label = labels / (image.name.removesuffix(f"_0000{ending}") + ending)
-        cases.append(_case(image, label if label.exists() else None, pattern, path.parent))
+        cases.append(_case(image, label if label.exists() else None, pattern, path.parent, refused))
     if not cases:
         raise MrsslError(f"{path}: no list 'training', and no {images}/*_0000{ending}")
     return cases
 
 
-def _case(image: Path, label: Path | None, pattern: str, base: Path, *, series: str = "") -> Case:
+def _case(
+    image: Path,
+    label: Path | None,
+    pattern: str,
+    base: Path,
+    refused: list[Refused],
+    *,
+    series: str = "",
+) -> Case:
     if image.is_dir():
-        sources = find_volumes(image).volumes
+        found = _find_some(image)
+        refused.extend(found.refused)
+        sources = found.volumes
     else:
         sources = file_sources(str(image))
         series = series or ("0" if len(sources) > 1 else "")  # the first channel
     sources = [s for s in sources if s.series == series] or sources
     if len(sources) != 1:
-        keys = ", ".join(s.series for s in sources) or "none"
+        keys = ", ".join(s.series for s in sources)
         raise MrsslError(f"{image}: 'series' must name one of its volumes: {keys}")
     source = sources[0]
     if compiled := compile_pattern(pattern):
@@ -208,14 +239,18 @@ def _stored_cases(path: Path, content: Mapping[str, Any]) -> list[Case]:
     return cases
 
 
-def _folder_cases(path: Path, content: Mapping[str, Any], pattern: str) -> list[Case]:
-    found = find_volumes(_beside(path, content["folder"]), subject_pattern=pattern)
+def _folder_cases(
+    path: Path, content: Mapping[str, Any], pattern: str, refused: list[Refused]
+) -> list[Case]:
+    found = _find_some(_beside(path, content["folder"]), pattern)
+    refused.extend(found.refused)
     include, exclude = content.get("include", {}), content.get("exclude", {})
     if not isinstance(include, dict) or not isinstance(exclude, dict):
         raise MrsslError(f"{path}: 'include' and 'exclude' must map header fields to values")
     chosen = [s for s in found.volumes if selected(s.tags, include, exclude)]
     if not chosen:
-        raise MrsslError(f"{path}: none of {len(found.volumes)} volumes found is selected")
+        also = f" ({found.reason()})" if found.refused else ""
+        raise MrsslError(f"{path}: none of {len(found.volumes)} volumes found is selected{also}")
     return [Case(source.subject, source) for source in chosen]
 
 

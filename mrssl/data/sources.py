@@ -28,7 +28,7 @@ from mrssl.data.itk import ITK_FORMATS, itk_format, read_itk, read_itk_header
 from mrssl.data.nifti import NIFTI_SUFFIXES, is_nifti, read_nifti, read_nifti_header
 from mrssl.data.store import is_stored, read_stored, stored_entry
 from mrssl.errors import MrsslError
-from mrssl.privacy import PathMask, pseudonym
+from mrssl.privacy import pseudonym
 from mrssl.structures.volume import Volume, affine_spacing, resolve_slice_axis
 
 #: BIDS subject at the start of a file name.
@@ -97,9 +97,12 @@ class FoundVolumes:
     volumes: list[VolumeSource]
     refused: list[Refused]
 
-    def mask(self, root: str | Path) -> PathMask:
-        """Covers the names of these patients in paths beneath ``root``."""
-        return PathMask(root, (volume.marks for volume in self.volumes))
+    def reason(self) -> str:
+        """How many files were refused, and why the first was, in words; "" if none was."""
+        if not self.refused:
+            return ""
+        first = self.refused[0]
+        return f"{len(self.refused)} files refused, the first {first.path}: {first.reason}"
 
 
 def find_volumes(root: str | Path, *, subject_pattern: str = "") -> FoundVolumes:

@@ -1,14 +1,16 @@
-"""A description from a stranger names nothing but what came with it."""
+"""A description names nothing but what came with it, and tells what of that is not used."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 
+import check_data
 from mrssl.data import descriptions, load_dataset
 from mrssl.errors import MrsslError
 
@@ -79,3 +81,59 @@ def test_the_index_of_a_store_names_nothing_outside_it(
     index = {"volumes": [{"key": "../../private/patient"}]}
     with pytest.raises(MrsslError, match="outside its folder"):
         descriptions._stored_cases(tmp_path / "index.json", index)
+
+
+@pytest.fixture
+def damaged(write_series: Callable[..., Path], tmp_path: Path) -> Path:
+    """Two series of 6 slices in ``scans``, the last slice of one cut off; its file."""
+    array = np.random.default_rng(0).integers(0, 900, (6, 8, 10)).astype(np.int16)
+    for number in (1, 2):
+        tags = {"PatientID": f"id-{number}", "PatientName": "Doe^Jane", "EchoTime": 10 * number}
+        folder = write_series(array, f"scans/Doe_Jane_{number}", **tags)
+    path = folder / "0001.dcm"
+    path.write_bytes(path.read_bytes()[:300])
+    return path
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"folder": "scans"},
+        {"folder": "scans", "exclude": {"EchoTime": 20}},
+        {"training": ["scans/Doe_Jane_1", "scans/Doe_Jane_2"]},
+        {"training": [{"image": "scans/Doe_Jane_2", "series": ""}] * 2},
+    ],
+)
+def test_files_that_are_not_used_are_told(
+    damaged: Path,
+    tmp_path: Path,
+    content: dict,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = description(tmp_path, content)
+    (refused,) = descriptions.describe(path).refused
+    assert refused.path == str(damaged)
+    assert f"{path}: 1 files are not used" in caplog.text
+    check_data.main([str(path)])
+    out = capsys.readouterr().out
+    assert "1 files refused" in out
+    assert "0001.dcm: " in out
+    assert "Doe" not in out
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"folder": "scans"},
+        {"training": ["scans/Doe_Jane_2"]},
+        {"folder": "scans", "include": {"EchoTime": 20}},
+    ],
+)
+def test_why_there_is_no_volume_is_told(damaged: Path, tmp_path: Path, content: dict) -> None:
+    for path in (tmp_path / "scans").rglob("*.dcm"):
+        if path.parent == damaged.parent or "include" not in content:
+            path.write_bytes(path.read_bytes()[:300])
+    with pytest.raises(MrsslError, match=r"files refused, the first .*\.dcm: .+") as caught:
+        load_dataset(description(tmp_path, content))
+    assert "\n" not in str(caught.value)
