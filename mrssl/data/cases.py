@@ -1,8 +1,8 @@
 """The cases of a data set, and which of them ``dataset.json:train[a,b]`` means.
 
 A ``split.json`` beside the ``dataset.json`` maps the name of a split to the names of its cases (or
-subjects). ``dataset.json:train[a,b]`` is the cases (or subjects) ``a`` and ``b`` of the split
-``train``.
+subjects), as they are or as reports and stores show them, patients' names covered.
+``dataset.json:train[a,b]`` is the cases (or subjects) ``a`` and ``b`` of the split ``train``.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 from mrssl.data.files import read_json
 from mrssl.data.sources import VolumeSource
 from mrssl.errors import MrsslError
+from mrssl.privacy import cover
 
 
 @dataclass(frozen=True)
@@ -85,19 +86,22 @@ def cases_of_split(path: Path, split: str, cases: Sequence[Case]) -> list[Case]:
     splits = read_splits(path)
     if split not in splits:
         raise MrsslError(f"{path}: no split {split!r}; it has {', '.join(map(repr, splits))}")
-    by_name: dict[str, list[Case]] = {}
-    for case in cases:
-        for name in {case.name, case.source.subject}:
-            by_name.setdefault(name, []).append(case)
+    by_name = _by_name(cases)
     unknown = [name for name in splits[split] if name not in by_name]
     if unknown:
         raise MrsslError(f"{path}: split {split!r} names {unknown[0]!r}, which is no case")
-    _check_leak(path, split, splits, by_name)
-    chosen = _named(cases, splits[split])
+    subjects = {
+        name: {cases[index].source.subject for index in indices}
+        for name, indices in by_name.items()
+    }
+    _check_leak(path, split, splits, subjects)
+    chosen = set[int]().union(*(by_name[name] for name in splits[split]))
     for name in selected_names:
-        if not _named(chosen, [name]):
+        if chosen.isdisjoint(by_name.get(name, ())):
             raise MrsslError(f"{path}: split {split!r} has no {name!r}")
-    return _named(chosen, selected_names) if selected_names else chosen
+    if selected_names:
+        chosen &= set[int]().union(*(by_name[name] for name in selected_names))
+    return [cases[index] for index in sorted(chosen)]
 
 
 def _parse_selection(path: Path, split: str) -> tuple[str, list[str]]:
@@ -108,13 +112,19 @@ def _parse_selection(path: Path, split: str) -> tuple[str, list[str]]:
     return match.group(1), match.group(2).split(",") if match.group(2) else []
 
 
-def _named(cases: Sequence[Case], names: Sequence[str]) -> list[Case]:
-    wanted = set(names)
-    return [case for case in cases if case.name in wanted or case.source.subject in wanted]
+def _by_name(cases: Sequence[Case]) -> dict[str, set[int]]:
+    """Indices of cases by all that a split may call them: case or subject, as it is or covered."""
+    marks = frozenset[str]().union(*(case.source.marks for case in cases))
+    by_name: dict[str, set[int]] = {}
+    for index, case in enumerate(cases):
+        names = {case.name, case.source.subject}
+        for name in names | {cover(name, marks) for name in names}:
+            by_name.setdefault(name, set()).add(index)
+    return by_name
 
 
 def _check_leak(
-    path: Path, split: str, splits: Mapping[str, list[str]], by_name: Mapping[str, list[Case]]
+    path: Path, split: str, splits: Mapping[str, list[str]], subjects: Mapping[str, set[str]]
 ) -> None:
     """Refuse a subject that is in ``split`` and in a split of another kind.
 
@@ -122,11 +132,11 @@ def _check_leak(
     and ``train`` and ``test`` may not; ``all`` may overlap with any.
     """
     kind = _kind(split)
-    own = {case.source.subject for name in splits[split] for case in by_name[name]}
+    own = set[str]().union(*(subjects[name] for name in splits[split]))
     for other, names in splits.items():
         if "all" in (kind, _kind(other)) or _kind(other) == kind:
             continue
-        theirs = {case.source.subject for name in names for case in by_name.get(name, [])}
+        theirs = set[str]().union(*(subjects.get(name, set()) for name in names))
         if shared := sorted(own & theirs):
             raise MrsslError(f"{path}: subject {shared[0]!r} is in both {split!r} and {other!r}")
 

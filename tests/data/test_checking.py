@@ -11,6 +11,8 @@ import pytest
 
 import check_data as tool
 from mrssl.data.checking import check_data
+from mrssl.data.descriptions import describe
+from mrssl.data.preparing import prepare_store
 from mrssl.data.splits import split_subjects
 from mrssl.errors import MrsslError
 
@@ -135,6 +137,34 @@ def test_split_is_written_and_keeps_copies_together(write_nifti: Callable, tmp_p
         split = json.loads(output.read_text())
         assert len(split["train"]) + len(split["test"]) == 7
         assert ("sub-0" in split["train"]) == ("sub-copy" in split["train"])
+
+
+def test_a_written_split_is_read_though_it_covers_names(
+    write_series: Callable, write_nifti: Callable, tmp_path: Path
+) -> None:
+    """Subjects that are patients' IDs by the pattern, or files named after a patient."""
+    for number in (17, 18):
+        tags = {"PatientID": f"KNEE00{number}", "PatientName": "Doe^Jane"}
+        write_series(voxels(number), f"scans/KNEE00{number}/T2", **tags)
+    for name in ("Doe_KNEE0019_T1", "x1_KNEE0020"):
+        write_nifti(voxels(len(name)), f"scans/{name}.nii.gz")
+    source, split = tmp_path / "dataset.json", tmp_path / "split.json"
+    for pattern in ("", r"([A-Za-z0-9_]*KNEE\d+)"):
+        source.write_text(json.dumps({"folder": "scans", "subject_pattern": pattern}))
+        shares = ["--shares", "train=.5", "test=.5"]
+        tool.main([str(source), "--write-split", str(split), *shares])
+        assert "Doe" not in split.read_text()
+        assert "KNEE0017" not in split.read_text()
+        store = tmp_path / f"store{len(pattern)}"
+        prepare_store(source, store)
+        for path in (source, store / "dataset.json"):
+            parts = [describe(f"{path}:{name}").cases for name in ("train", "test")]
+            assert [len(part) for part in parts] == [2, 2]
+            assert len({case.source.subject for part in parts for case in part}) == 4
+            name = json.loads(split.read_text())["train"][0]
+            assert len(describe(f"{path}:train[{name}]").cases) == 1
+    split.write_text(json.dumps({"train": ["KNEE0017"], "test": ["x1_KNEE0020"]}))
+    assert describe(f"{source}:train").cases[0].source.subject == "KNEE0017"
 
 
 def test_splits_are_reproducible_and_by_subject() -> None:
