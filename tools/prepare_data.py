@@ -51,7 +51,7 @@ def progress(items: Iterable[Any], total: int) -> Iterator[Any]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Prepare, and say what was done."""
-    args = parser().parse_args(arguments)
+    args = parser().parse_intermixed_args(arguments)  # overrides may follow an option
     data = load_cfg(args.config_file, args.overrides).MRSSL.DATA
     report = prepare_store(
         args.source,

@@ -307,6 +307,17 @@ def test_a_copied_store_needs_no_source(labeled_set: Path, store: Path, tmp_path
         assert np.array_equal(VolumeCache().image(record)[np.array([0])], image)
 
 
+@pytest.mark.parametrize("place", [2, 3, 4, 6])
+def test_overrides_stand_before_and_after_options(
+    labeled_set: Path, tmp_path: Path, place: int
+) -> None:
+    arguments = [str(labeled_set), str(tmp_path / "store")]
+    arguments += ["MRSSL.DATA.SLICE_AXIS", "D", "MRSSL.DATA.SUBJECT_PATTERN", r"case_(\d)"]
+    assert tool.main([*arguments[:place], "--workers", "1", *arguments[place:]]) == 0
+    dicts = load_dataset(tmp_path / "store").dicts
+    assert {(d["height"], d["subject_id"]) for d in dicts} == {(6, subject) for subject in "0123"}
+
+
 def test_other_folders_are_left_alone(labeled_set: Path, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("precious")
