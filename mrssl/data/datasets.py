@@ -134,7 +134,8 @@ def load_dataset(
             records = [r for r in records if shares[r["slice_index"]] >= min_foreground]
         dicts.extend(records)
     if not dicts:
-        raise MrsslError(f"{name_or_path}: none of its {image_id} slices is left to use")
+        why = _why_none(cases, min_foreground, keep_empty, min_instance_pixels)
+        raise MrsslError(f"{name_or_path}: none of its {image_id} slices is left to use: {why}")
     names = description.class_names if has_labels else []
     marks = frozenset[str]().union(*(case.source.marks for case in cases))
     return Dataset(dicts, names, description.name, values if has_labels else [], marks)
@@ -143,6 +144,22 @@ def load_dataset(
 def _foreground(cache: VolumeCache, records: Sequence[dict[str, Any]]) -> list[float]:
     volume = cache.image(records[0])
     return [foreground_share(volume[record["slice_index"]]) for record in records]
+
+
+def _why_none(
+    cases: Sequence[Case], min_foreground: float, keep_empty: bool, min_pixels: int
+) -> str:
+    """Which settings have left out every slice."""
+    labels = {bool(case.label_file) for case in cases}
+    reasons = []
+    if True in labels and not keep_empty:
+        least = f"an instance of {min_pixels} pixels or more"
+        reasons.append(f"no label shows {least}, and MRSSL.DATA.KEEP_EMPTY is False")
+    if False in labels and min_foreground > 0:
+        which = "those without label" if True in labels else "all"
+        limit = f"MRSSL.DATA.MIN_FOREGROUND {min_foreground:g}"
+        reasons.append(f"{which} have less foreground than {limit}")
+    return "; ".join(reasons)
 
 
 def _choose_labeled(

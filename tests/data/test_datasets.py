@@ -67,6 +67,29 @@ def test_slices_of_air_are_left_out(write_nifti: Callable, tmp_path: Path) -> No
     assert len(load_dataset(tmp_path / "scans").dicts) == 8
 
 
+def test_why_no_slice_is_left_is_told(tmp_path: Path, write_nifti: Callable) -> None:
+    affine = np.diag([1.0, 1.0, 4.0, 1.0])
+    array = np.zeros((32, 32, 8), np.int16)
+    array[8:24, 8:24] = 500
+    for name in ("a", "b"):
+        write_nifti(array, f"scans/{name}.nii.gz", affine)
+    write_nifti(np.zeros((32, 32, 8), np.uint8), "label.nii.gz", affine)
+    air = r"have less foreground than MRSSL\.DATA\.MIN_FOREGROUND 0\.5$"
+    with pytest.raises(MrsslError, match=f"none of its 16 slices .*: all {air}"):
+        load_dataset(tmp_path / "scans", min_foreground=0.5)
+    path = tmp_path / "dataset.json"
+    cases = [{"image": "scans/a.nii.gz", "label": "label.nii.gz"}, "scans/b.nii.gz"]
+    path.write_text(json.dumps({"labels": {"x": 1}, "training": cases[:1]}))
+    empty = r"no label shows .* MRSSL\.DATA\.KEEP_EMPTY is False"
+    with pytest.raises(MrsslError, match=f"none of its 8 slices .*: {empty}$"):
+        load_dataset(path, min_foreground=0.5, keep_empty=False)
+    edit(path, training=cases)
+    with pytest.raises(
+        MrsslError, match=f"none of its 16 slices .*: {empty}; those without label {air}"
+    ):
+        load_dataset(path, min_foreground=0.5, keep_empty=False)
+
+
 def test_nnunet_layout(labeled_set: Path) -> None:
     content = json.loads(labeled_set.read_text())
     del content["training"]
