@@ -128,22 +128,31 @@ def _check_leak(
 ) -> None:
     """Refuse a subject that is in ``split`` and in a split of another kind.
 
-    The kind is the word that a split's name begins with, so ``train`` and ``train_8`` may overlap
-    and ``train`` and ``test`` may not; ``all`` may overlap with any.
+    The kind is ``train``, ``val`` or ``test``, wherever that stands in a split's name, or else the
+    word that it begins with. So ``train`` and ``train_8`` may overlap, ``train`` and ``test`` may
+    not, nor ``fold0_train`` and ``fold0_test``, but ``fold0_train`` and ``fold1_test``, whose names
+    begin with different numbers, may; ``all`` may overlap with any.
     """
-    kind = _kind(split)
+    start, kind = _kind(split)
     own = set[str]().union(*(subjects[name] for name in splits[split]))
     for other, names in splits.items():
-        if "all" in (kind, _kind(other)) or _kind(other) == kind:
+        other_start, other_kind = _kind(other)
+        if "all" in (kind, other_kind) or other_kind == kind or _are_folds(start, other_start):
             continue
         theirs = set[str]().union(*(subjects.get(name, set()) for name in names))
         if shared := sorted(own & theirs):
             raise MrsslError(f"{path}: subject {shared[0]!r} is in both {split!r} and {other!r}")
 
 
-def _kind(split: str) -> str:
-    match = re.match(r"[A-Za-z]+", split)
-    return match.group(0).lower() if match else split
+def _kind(split: str) -> tuple[str, str]:
+    """What stands before the word that tells a split's kind, and that word."""
+    match = re.search("train|val|test", split, re.I) or re.match("[a-z]+", split, re.I)
+    return (split[: match.start()], match.group().lower()) if match else ("", split)
+
+
+def _are_folds(a: str, b: str) -> bool:
+    """Whether two names differ in their numbers only."""
+    return a != b and re.sub(r"\d+", "", a) == re.sub(r"\d+", "", b)
 
 
 __all__ = ["Case", "cases_of_split", "parse_dataset_path", "read_splits", "select_subjects"]

@@ -161,6 +161,36 @@ def test_a_subject_pattern_sees_no_more_than_the_data_set(
     assert {r["subject_id"] for r in load_dataset("dataset.json").dicts} == {"AB1", "CD2"}
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "may_overlap"),
+    [
+        ("train", "train_8", True),
+        ("train", "pretrain", True),
+        ("train", "fold0_train", True),
+        ("train", "all", True),
+        ("fold0_train", "fold1_test", True),
+        ("2-val", "1-train", True),
+        ("part_a", "part_b", True),
+        ("train", "Test", False),
+        ("train", "valid", False),
+        ("fold0_train", "fold0_test", False),
+        ("fold0_train", "test", False),
+        ("siteA_train", "siteB_test", False),
+        ("inner_val", "outer_test", False),
+        ("mine", "yours", False),
+    ],
+)
+def test_kinds_of_splits(labeled_set: Path, first: str, second: str, may_overlap: bool) -> None:
+    split = {first: ["case_0", "case_1"], second: ["case_1"]}
+    labeled_set.with_name("split.json").write_text(json.dumps(split))
+    for name in (first, second):
+        if may_overlap:
+            assert describe(f"{labeled_set}:{name}").cases
+            continue
+        with pytest.raises(MrsslError, match="subject 'case_1' is in both"):
+            describe(f"{labeled_set}:{name}")
+
+
 def test_a_subject_in_train_and_test_is_refused(labeled_set: Path) -> None:
     split = labeled_set.with_name("split.json")
     edit(split, test=["case_3", "case_0"], train_1=["case_0"])
