@@ -41,6 +41,7 @@ from mrssl.evaluation.joining import Instance, instances_of
 from mrssl.evaluation.naming import label_volume
 from mrssl.files import replacing, written_whole
 from mrssl.privacy import cover, pseudonym
+from mrssl.structures.volume import matching_transform
 
 #: Slices on a picture, at most, and the least pixels a side that they are shown with.
 PICTURED, SHOWN = 8, 192
@@ -131,9 +132,8 @@ def write_labels(path: Path, labels: np.ndarray, affine: np.ndarray, source: str
     """Write a label volume on the grid that whoever opens it beside its source expects."""
     image = nib.Nifti1Image(labels.astype(np.uint8 if labels.max() < 256 else np.uint16), affine)
     if is_nifti(source):
-        turned = nib.orientations.io_orientation(nib.Nifti1Image.from_filename(source).affine)
-        own = nib.orientations.io_orientation(affine)
-        image = image.as_reoriented(nib.orientations.ornt_transform(own, turned))
+        target = nib.Nifti1Image.from_filename(source).affine
+        image = image.as_reoriented(matching_transform(affine, target))
     else:
         image = nib.as_closest_canonical(image)
     with replacing(path) as file:

@@ -7,10 +7,9 @@ from typing import Any
 
 import cv2
 import numpy as np
-from nibabel import orientations
 
 from mrssl.errors import MrsslError
-from mrssl.structures.volume import Volume, transformed_geometry
+from mrssl.structures.volume import Volume, matching_transform, transformed_geometry
 
 INSTANCE_MODES = ("class", "component")
 
@@ -36,9 +35,7 @@ def check_label_geometry(
     Raises:
         MrsslError: shapes that differ after turning.
     """
-    turn = orientations.ornt_transform(
-        orientations.io_orientation(label_affine), orientations.io_orientation(image_affine)
-    )
+    turn = matching_transform(label_affine, image_affine)
     shape, affine = transformed_geometry(label_shape, label_affine, turn)
     if shape != tuple(image_shape):
         raise MrsslError(f"label of shape {shape}, image of shape {tuple(image_shape)}")

@@ -131,6 +131,26 @@ def display_transform(affine: np.ndarray, axis: str) -> np.ndarray:
     return orientations.ornt_transform(current, wanted)
 
 
+def matching_transform(affine: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """The orientation array that turns the axes of one grid to the closest axes of another.
+
+    Each axis is compared with those of the other grid, not both with the patient's: of a volume
+    that is tilted by 45 degrees two axes are equally close to one of the patient's, and rounding
+    would decide, in each of the grids anew.
+
+    Args:
+        affine: (4, 4) of the grid to be turned.
+        target: (4, 4) of the other.
+
+    Returns:
+        (3, 2), as :meth:`Volume.reoriented` takes it.
+    """
+    own, other = (a[:3, :3] / affine_spacing(a) for a in (affine, target))
+    between = np.eye(4)
+    between[:3, :3] = np.linalg.solve(other, own)
+    return orientations.io_orientation(between)
+
+
 def transformed_geometry(
     shape: tuple[int, int, int], affine: np.ndarray, transform: np.ndarray
 ) -> tuple[tuple[int, int, int], np.ndarray]:
@@ -147,6 +167,7 @@ __all__ = [
     "affine_spacing",
     "check_affine",
     "display_transform",
+    "matching_transform",
     "resolve_slice_axis",
     "transformed_geometry",
 ]

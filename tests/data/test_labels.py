@@ -1,9 +1,14 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import nibabel as nib
 import numpy as np
 import pytest
 from pycocotools import mask as coco
 
+from mrssl.data import read_volume
+from mrssl.data.label_files import read_label
 from mrssl.data.labels import (
     align_label,
     annotations_of_slice,
@@ -71,6 +76,25 @@ def test_label_in_other_axes_is_turned_to_its_image() -> None:
     image = Volume(values, np.diag([1.0, 2.0, 3.0, 1.0]))
     label = image.take_slices("H")
     assert np.array_equal(align_label(label, image.affine, image.shape), values)
+
+
+@pytest.mark.parametrize("shape", [(12, 10, 4), (8, 8, 8)])
+@pytest.mark.parametrize("tilted", [(0, 1), (0, 2), (1, 2)])
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_label_of_a_volume_tilted_by_45_degrees(
+    write_nifti: Callable, shape: tuple[int, int, int], tilted: tuple[int, int], sign: int
+) -> None:
+    """Two axes are equally close to one of the patient's: image and label are turned alike."""
+    tilt = np.eye(3)
+    tilt[np.ix_(tilted, tilted)] = np.sqrt(0.5) * np.array([[1, -sign], [sign, 1]])
+    affine = nib.affines.from_matvec(tilt * [1.0, 1.0, 3.0 if shape[2] == 4 else 1.0])
+    image = np.random.default_rng(0).integers(0, 999, shape).astype(np.int16)
+    label = write_nifti((image > 600).astype(np.uint8), "label.nii", affine)
+    volume = read_volume(write_nifti(image, "image.nii", affine))
+    for axis in "DHW":
+        shown = volume.take_slices(axis)
+        found = read_label(str(label), shown.affine, shown.shape)
+        assert np.array_equal(found, shown.array > 600)
 
 
 def test_label_elsewhere_is_a_fault_and_of_another_shape_an_error() -> None:

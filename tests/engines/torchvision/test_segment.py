@@ -15,6 +15,7 @@ import torch
 
 import segment
 from mrssl.config import load_cfg
+from mrssl.data import read_volume
 from mrssl.engines.torchvision import Trainer
 from mrssl.errors import MrsslError
 from mrssl.privacy import patient_marks
@@ -75,6 +76,24 @@ def test_labels_lie_on_the_grid_of_their_source(
         assert labels.dtype == np.uint8
         assert 0 < labels.max() <= 2
         assert cv2.imread(str(output / f"{name}.png")).ndim == 3
+
+
+def test_labels_of_a_scan_tilted_by_45_degrees_lie_on_its_grid(tmp_path: Path) -> None:
+    """Two axes are equally close to one of the patient's."""
+    tilt = np.array([[1, 0, 0], [0, 0.5**0.5, 0.5**0.5], [0, 0.5**0.5, -(0.5**0.5)]])
+    values = np.random.default_rng(0).integers(0, 9, (12, 10, 4)).astype(np.uint8)
+    source = nib.Nifti1Image(values, nib.affines.from_matvec(tilt * [1, 1, 3]))
+    nib.save(source, tmp_path / "scan.nii.gz")
+    volume = read_volume(tmp_path / "scan.nii.gz").take_slices()
+    segment.write_labels(
+        tmp_path / "out.nii.gz",
+        volume.array.astype(np.uint16),
+        volume.affine,
+        str(tmp_path / "scan.nii.gz"),
+    )
+    found = nib.load(tmp_path / "out.nii.gz")
+    np.testing.assert_array_equal(np.asarray(found.dataobj), values)
+    np.testing.assert_allclose(found.affine, source.affine, atol=1e-5)
 
 
 def test_the_same_body_in_another_order_of_axes_is_segmented_alike(
