@@ -147,10 +147,11 @@ def _check_size(path: str, dataset: Any) -> None:
 def _to_intensities(item: SliceHeader, values: np.ndarray) -> None:
     """Turn stored values, float32, into intensities where they are."""
     pixels = item.pixels
-    if pixels.padding is not None:
-        _fill_padding(values, values == np.float32(pixels.padding))
+    padded = None if pixels.padding is None else values == np.float32(pixels.padding)
     if pixels.inverted:
         np.subtract(-1.0 if pixels.signed else 2.0 ** pixels.bits[1] - 1, values, out=values)
+    if padded is not None:  # only now is the lowest value the darkest
+        _fill_padding(values, padded)
     if item.rescale != (1.0, 0.0):
         values *= np.float32(item.rescale[0])
         values += np.float32(item.rescale[1])

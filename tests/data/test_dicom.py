@@ -66,6 +66,26 @@ def test_padding_is_background(write_series: Callable) -> None:
     assert np.array_equal(volume.array[:, 1:], array[:, 1:])
 
 
+@pytest.mark.parametrize("padding", [0, 4095])
+def test_padding_is_background_where_low_values_are_bright(
+    write_series: Callable, padding: int
+) -> None:
+    array = (voxels() % 3000 + 100).astype(np.uint16)
+    array[:, 0] = padding
+    volume = read_volume(
+        write_series(
+            array,
+            PhotometricInterpretation="MONOCHROME1",
+            BitsStored=12,
+            HighBit=11,
+            PixelPaddingValue=padding,
+        )
+    )
+    assert np.array_equal(volume.array[:, 1:], 4095.0 - array[:, 1:])
+    for plane in volume.array:
+        assert (plane[0] == plane[1:].min()).all()
+
+
 @pytest.mark.parametrize(
     "tags",
     [
