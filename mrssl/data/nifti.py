@@ -65,7 +65,8 @@ def read_nifti_header(path: str | Path) -> NiftiHeader:
     """Geometry of a NIfTI file, without its voxels.
 
     Raises:
-        MrsslError: not a NIfTI file, a header that the file's size belies, or no 3-D geometry.
+        MrsslError: not a NIfTI file, a header that the file's size belies, no 3-D geometry, or
+            no scaling of the voxels.
     """
     return _parsed(path)[1]
 
@@ -74,11 +75,12 @@ def _parsed(path: str | Path) -> tuple[Any, NiftiHeader]:
     """Nibabel's header, and what it says in canonical axes."""
     raw = _open_header(path)
     try:
+        raw.get_slope_inter()  # refuses an intercept that is not finite
         _check_size(path, raw, os.path.getsize(path))
         return raw, _canonical_header(path, raw)
     except MrsslError:
         raise
-    except Exception as error:  # nibabel, of codes and quaternions that are none
+    except Exception as error:  # nibabel, of codes, quaternions and scalings that are none
         raise MrsslError(f"{path}: damaged NIfTI header ({_one_line(error)})") from error
 
 

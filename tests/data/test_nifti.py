@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from mrssl.data import find_volumes, read_volume
+from mrssl.data.checking import check_data
 from mrssl.data.nifti import read_nifti_header
 from mrssl.errors import MrsslError
 
@@ -115,6 +116,24 @@ def test_damage_is_one_line_that_names_the_file(write_nifti: Callable, damage: C
     with pytest.raises(MrsslError, match=r"a\.nii\.gz: ") as caught:
         read_volume(path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("intercept", [np.nan, np.inf])
+def test_a_scaling_that_is_none_is_refused_by_the_header(
+    write_nifti: Callable, intercept: float
+) -> None:
+    array = np.ones((4, 4, 4), np.int16)
+    path = write_nifti(array, "bad.nii")
+    write_nifti(array, "good.nii")
+    data = bytearray(path.read_bytes())
+    data[112:120] = np.array([1.0, intercept], "<f4").tobytes()  # scl_slope, scl_inter
+    path.write_bytes(data)
+    with pytest.raises(MrsslError, match=r"bad\.nii: damaged NIfTI header \(.*intercept"):
+        read_volume(path)  # so that a run may leave its slices out
+    report = check_data(path.parent)
+    assert [Path(volume["path"]).name for volume in report.volumes] == ["good.nii"]
+    (refused,) = report.refused
+    assert "intercept" in refused.reason
 
 
 def test_colour_is_refused(tmp_path: Path) -> None:
