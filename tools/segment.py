@@ -132,8 +132,8 @@ def write_labels(path: Path, labels: np.ndarray, affine: np.ndarray, source: str
     """Write a label volume on the grid that whoever opens it beside its source expects."""
     image = nib.Nifti1Image(labels.astype(np.uint8 if labels.max() < 256 else np.uint16), affine)
     if is_nifti(source):
-        target = nib.Nifti1Image.from_filename(source).affine
-        image = image.as_reoriented(matching_transform(affine, target))
+        scan: Any = nib.load(source)  # NIfTI-1 or NIfTI-2
+        image = image.as_reoriented(matching_transform(affine, scan.affine))
     else:
         image = nib.as_closest_canonical(image)
     with replacing(path) as file:

@@ -78,11 +78,12 @@ def test_labels_lie_on_the_grid_of_their_source(
         assert cv2.imread(str(output / f"{name}.png")).ndim == 3
 
 
-def test_labels_of_a_scan_tilted_by_45_degrees_lie_on_its_grid(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
+def test_labels_of_a_scan_tilted_by_45_degrees_lie_on_its_grid(kind: type, tmp_path: Path) -> None:
     """Two axes are equally close to one of the patient's."""
     tilt = np.array([[1, 0, 0], [0, 0.5**0.5, 0.5**0.5], [0, 0.5**0.5, -(0.5**0.5)]])
     values = np.random.default_rng(0).integers(0, 9, (12, 10, 4)).astype(np.uint8)
-    source = nib.Nifti1Image(values, nib.affines.from_matvec(tilt * [1, 1, 3]))
+    source = kind(values, nib.affines.from_matvec(tilt * [1, 1, 3]))
     nib.save(source, tmp_path / "scan.nii.gz")
     volume = read_volume(tmp_path / "scan.nii.gz").take_slices()
     segment.write_labels(
