@@ -150,10 +150,23 @@ def find_spread(home: str, key: str) -> DicomVolume | None:
 
 
 def walk(root: str | Path) -> Iterable[tuple[str, list[str]]]:
-    """Folders beneath ``root`` and the names of their files, sorted, without hidden ones."""
-    for folder, folders, files in os.walk(root):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield folder, sorted(name for name in files if not name.startswith("."))
+    """Folders beneath ``root`` and the names of their files, sorted, without hidden ones.
+
+    Links to folders are followed, after all else, so that a folder beneath ``root`` keeps its own
+    path. However many links lead to a folder, it comes once.
+    """
+    tops, seen = [os.fspath(root)], set[str]()
+    for top in tops:  # which grow as links are met
+        for folder, folders, files in os.walk(top):
+            real = os.path.realpath(folder)
+            if real in seen:
+                folders.clear()
+                continue
+            seen.add(real)
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            inner = (os.path.join(folder, name) for name in folders)
+            tops.extend(path for path in inner if os.path.islink(path))
+            yield folder, sorted(name for name in files if not name.startswith("."))
 
 
 def join_folders(scans: Iterable[DicomScan]) -> DicomScan:

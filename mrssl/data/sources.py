@@ -112,8 +112,9 @@ def find_volumes(root: str | Path, *, subject_pattern: str = "") -> FoundVolumes
     that holds these.
 
     Args:
-        root: a NIfTI file, a DICOM file, or a folder, searched with its sub-folders. Files and
-            folders whose names start with a dot are passed over.
+        root: a NIfTI file, a DICOM file, or a folder, searched with its sub-folders and those that
+            links lead to, each once. Files and folders whose names start with a dot are passed
+            over.
         subject_pattern: regular expression, searched in the path relative to ``root``; its first
             group (or the whole match) is the subject. "" = by the format.
 

@@ -94,6 +94,37 @@ def test_copies_of_slices_are_reported_and_not_joined(write_series: Callable) ->
     assert np.array_equal(read_volume(whole.path, series=whole.series).array, voxels())
 
 
+def test_links_to_folders_are_followed(write_series: Callable, tmp_path: Path) -> None:
+    for number in (1, 2):
+        write_series(voxels(number), f"archive/{number}/t1", PatientID=f"id-{number}")
+    (tmp_path / "scans").mkdir()
+    for number in (1, 2):
+        (tmp_path / f"scans/patient_{number}").symlink_to(f"../archive/{number}")
+    found = find_volumes(tmp_path / "scans", subject_pattern=r"patient_(\d)")
+    assert [volume.subject for volume in found.volumes] == ["1", "2"]
+    assert not found.refused
+    for number, source in enumerate(found.volumes, 1):
+        assert np.array_equal(read_volume(source.path).array, voxels(number))
+
+
+def test_a_folder_comes_once_however_many_links_lead_to_it(
+    write_series: Callable, tmp_path: Path
+) -> None:
+    write_series(voxels(1), "scans/own", PatientID="one")
+    write_series(voxels(2), "archive/other", PatientID="two")
+    scans = tmp_path / "scans"
+    for name, target in {
+        "a": "own",  # sorts before what it leads to
+        "b": "../archive",
+        "c": "../archive/other",
+        "own/above": "..",
+        "own/gone": "nowhere",
+    }.items():
+        (scans / name).symlink_to(target, target_is_directory=True)
+    paths = [Path(source.path) for source in find_volumes(scans).volumes]
+    assert paths == [scans / "own", scans / "b" / "other"]
+
+
 def test_different_patients_are_never_joined(write_series: Callable) -> None:
     folder = write_series(voxels(), "scans/a", PatientID="one")
     write_series(voxels(), "scans/b", PatientID="two")
