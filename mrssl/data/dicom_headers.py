@@ -74,6 +74,7 @@ GEOMETRY = (
     "AcquisitionNumber",
     "TriggerTime",
     "NumberOfFrames",
+    "SOPInstanceUID",
     "SamplesPerPixel",
     "PhotometricInterpretation",
     "BitsAllocated",

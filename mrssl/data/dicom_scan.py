@@ -63,9 +63,9 @@ def scan_files(home: str, paths: Iterable[str]) -> DicomScan:
 
 
 def _share(item: SliceHeader, shared: dict[Any, Any]) -> SliceHeader:
-    """Keep equal tags and groups once: they are most of a header's memory."""
+    """Keep equal tags and identities once: they are most of a header's memory."""
     tags = shared.setdefault(tuple(item.tags.items()), item.tags)
-    return replace(item, tags=tags, group=shared.setdefault(item.group, item.group))
+    return replace(item, tags=tags, identity=shared.setdefault(item.identity, item.identity))
 
 
 def _unique_keys(volumes: Sequence[DicomVolume], suffix: str = "") -> tuple[DicomVolume, ...]:

@@ -32,7 +32,8 @@ class DicomVolume:
     """Slices that make up one volume, in order.
 
     Attributes:
-        key: names the volume among those of the same folder or file; stable, free of UIDs.
+        key: names the volume among those of the same folder or file; free of UIDs, and the same
+            wherever the files lie.
         slices: ordered along the slice normal.
         affine: (4, 4) float64, voxel (slice, row, column, 1) to RAS+ mm.
         faults: what is doubtful, and its consequence.
@@ -186,7 +187,7 @@ def _key(item: SliceHeader) -> str:
     orientation = None
     if plane is not None:  # adding 0 makes -0.0 and 0.0 one
         orientation = (np.round(np.r_[plane.columns, plane.rows], 1) + 0.0).tolist()
-    digest = hashlib.sha256(repr((item.group, orientation)).encode()).hexdigest()[:8]
+    digest = hashlib.sha256(repr((item.identity, orientation)).encode()).hexdigest()[:8]
     number = item.tags.get("SeriesNumber", "")
     return f"{number}-{digest}" if number.isdecimal() else digest
 

@@ -139,7 +139,7 @@ class SliceHeader:
         scale: Philips' scale slope, where the file has one.
         mosaic: tiles along a side of the stored picture, of which ``frame`` is one; 1 = none.
         number: InstanceNumber, or the frame's index in a multi-frame file.
-        group: values that must agree within a volume; none names a person.
+        identity: header values that must agree within a volume; none names a person.
         repeat: values that may tell repeats at one position apart, in the order to be tried.
         subject: digest of PatientID, "" where the file has none.
         marks: by which the patient's name and ID are recognised, see :mod:`mrssl.privacy`.
@@ -157,7 +157,7 @@ class SliceHeader:
     scale: float | None
     mosaic: int
     number: int
-    group: tuple[Any, ...]
+    identity: tuple[Any, ...]
     repeat: tuple[Any, ...]
     subject: str
     marks: frozenset[str] = field(repr=False)
@@ -166,7 +166,12 @@ class SliceHeader:
     @property
     def study(self) -> str:
         """Digest of StudyInstanceUID, "" where the file has none."""
-        return pseudonym(self.group[GROUPING.index("StudyInstanceUID")])
+        return pseudonym(self.identity[GROUPING.index("StudyInstanceUID")])
+
+    @property
+    def group(self) -> tuple[Any, ...]:
+        """All that must agree within a volume: a file of several frames stands for itself."""
+        return (*self.identity, self.path) if self.pixels.frames > 1 else self.identity
 
 
 def read_slice_headers(path: str | Path) -> list[SliceHeader]:
@@ -230,14 +235,14 @@ def _slice(path: str, values: Mapping[str | int, Any], pixels: PixelFormat) -> S
     tags = {name: tag_text(value) for name in TAGS if (value := get(name)) is not None}
     tags |= _told_apart(values, tags.get("ImageType", ""))
     subject = pseudonym(get("PatientID"))
-    group = (
+    identity = (
         *(str(get(name) or "") for name in GROUPING),
         subject,
         tags.get("ImageType", ""),
         None if echo is None else round(echo, 2),
         number(get("DiffusionBValue")),
         number(get("InversionTime")),
-        path if pixels.frames > 1 else "",  # a file of several frames stands for itself
+        str(get("SOPInstanceUID") or "") if pixels.frames > 1 else "",
         pixels.shape,
         None if spacing is None else tuple(np.round(spacing, 4).tolist()),
     )
@@ -253,7 +258,7 @@ def _slice(path: str, values: Mapping[str | int, Any], pixels: PixelFormat) -> S
         scale=positive(get(PHILIPS_SCALE_SLOPE)),
         mosaic=1,
         number=int(number(get("InstanceNumber")) or 0),
-        group=group,
+        identity=identity,
         repeat=(number(get("AcquisitionNumber")), number(get("TriggerTime"))),
         subject=subject,
         marks=patient_marks(str(get("PatientName") or ""), str(get("PatientID") or "")),

@@ -10,7 +10,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
-from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
 SERIES_UID = generate_uid(entropy_srcs=["series"])
@@ -56,6 +56,43 @@ def make_slice(pixels: np.ndarray, *, syntax: UID = ExplicitVRLittleEndian, **ta
     return dataset
 
 
+def make_enhanced(array: np.ndarray) -> Any:
+    """An Enhanced MR object of (echoes, D, H, W): frames interleaved, from top to bottom."""
+    echoes, depth = array.shape[:2]
+    order = [(e, d) for d in reversed(range(depth)) for e in range(echoes)]
+    dataset = make_slice(
+        array[0, 0],
+        PixelSpacing=None,
+        ImagePositionPatient=None,
+        ImageOrientationPatient=None,
+        SliceThickness=None,
+    )
+    dataset.SOPClassUID = "1.2.840.10008.5.1.4.1.1.4.1"
+    dataset.NumberOfFrames = len(order)
+    dataset.PixelData = np.stack([array[e, d] for e, d in order]).tobytes()
+
+    def item(**values: Any) -> Dataset:
+        inner = Dataset()
+        for name, value in values.items():
+            setattr(inner, name, value)
+        return inner
+
+    shared = item(
+        PixelMeasuresSequence=[item(PixelSpacing=[0.5, 0.8], SliceThickness=2.5)],
+        PlaneOrientationSequence=[item(ImageOrientationPatient=[1, 0, 0, 0, 1, 0])],
+    )
+    dataset.SharedFunctionalGroupsSequence = [shared]
+    dataset.PerFrameFunctionalGroupsSequence = [
+        item(
+            PlanePositionSequence=[item(ImagePositionPatient=[0, 0, 2.5 * d])],
+            MREchoSequence=[item(EffectiveEchoTime=10.0 * (e + 1))],
+            PixelValueTransformationSequence=[item(RescaleSlope=e + 1.0, RescaleIntercept=d * 1.0)],
+        )
+        for e, d in order
+    ]
+    return dataset
+
+
 def save(dataset: Any, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     dataset.save_as(path, enforce_file_format=True)
@@ -96,6 +133,12 @@ def write_series(tmp_path: Path) -> Callable[..., Path]:
         return tmp_path / folder
 
     return write
+
+
+@pytest.fixture
+def write_enhanced(tmp_path: Path) -> Callable[[np.ndarray, str], Path]:
+    """Write (echoes, D, H, W) int as one file of many frames."""
+    return lambda array, name: save(make_enhanced(array), tmp_path / name)
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pydicom
@@ -205,46 +204,9 @@ def test_a_huge_header_allocates_nothing(tmp_path: Path, dicom_slice: Callable) 
         read_volume(tmp_path / "a.dcm")
 
 
-def _enhanced(dicom_slice: Callable, array: np.ndarray) -> Any:
-    """An Enhanced MR object: two echoes, frames interleaved and from top to bottom."""
-    echoes, depth = array.shape[:2]
-    order = [(e, d) for d in reversed(range(depth)) for e in range(echoes)]
-    dataset = dicom_slice(
-        array[0, 0],
-        PixelSpacing=None,
-        ImagePositionPatient=None,
-        ImageOrientationPatient=None,
-        SliceThickness=None,
-    )
-    dataset.SOPClassUID = "1.2.840.10008.5.1.4.1.1.4.1"
-    dataset.NumberOfFrames = len(order)
-    dataset.PixelData = np.stack([array[e, d] for e, d in order]).tobytes()
-
-    def item(**values: Any) -> pydicom.Dataset:
-        inner = pydicom.Dataset()
-        for name, value in values.items():
-            setattr(inner, name, value)
-        return inner
-
-    shared = item(
-        PixelMeasuresSequence=[item(PixelSpacing=[0.5, 0.8], SliceThickness=2.5)],
-        PlaneOrientationSequence=[item(ImageOrientationPatient=[1, 0, 0, 0, 1, 0])],
-    )
-    dataset.SharedFunctionalGroupsSequence = [shared]
-    dataset.PerFrameFunctionalGroupsSequence = [
-        item(
-            PlanePositionSequence=[item(ImagePositionPatient=[0, 0, 2.5 * d])],
-            MREchoSequence=[item(EffectiveEchoTime=10.0 * (e + 1))],
-            PixelValueTransformationSequence=[item(RescaleSlope=e + 1.0, RescaleIntercept=d * 1.0)],
-        )
-        for e, d in order
-    ]
-    return dataset
-
-
-def test_enhanced_frames_are_read_by_their_groups(tmp_path: Path, dicom_slice: Callable) -> None:
+def test_enhanced_frames_are_read_by_their_groups(tmp_path: Path, write_enhanced: Callable) -> None:
     array = np.stack([voxels(0), voxels(1)])
-    _enhanced(dicom_slice, array).save_as(tmp_path / "a.dcm", enforce_file_format=True)
+    write_enhanced(array, "a.dcm")
     sources = find_volumes(tmp_path).volumes
     assert [s.tags["EchoTime"] for s in sources] == ["10.0", "20.0"]
     for echo, source in enumerate(sources):
@@ -252,6 +214,31 @@ def test_enhanced_frames_are_read_by_their_groups(tmp_path: Path, dicom_slice: C
         offset = np.arange(len(array[echo]))[:, None, None]
         assert np.array_equal(volume.array, array[echo] * (echo + 1.0) + offset)
         np.testing.assert_allclose(volume.spacing, (2.5, 0.5, 0.8))
+
+
+def test_keys_of_enhanced_files_stay_wherever_these_lie(
+    tmp_path: Path, write_enhanced: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_enhanced(np.stack([voxels(0), voxels(1)]), "here/a.dcm")
+    keys = [source.series for source in find_volumes(path).volumes]
+    assert len(set(keys)) == 2
+    monkeypatch.chdir(tmp_path)
+    assert [source.series for source in find_volumes("here").volumes] == keys
+    path.parent.rename("there")
+    assert [source.series for source in find_volumes("there").volumes] == keys
+
+
+@pytest.mark.parametrize("echoes", [1, 2])
+def test_enhanced_files_of_one_series_have_keys_of_their_own(
+    tmp_path: Path, write_enhanced: Callable, echoes: int
+) -> None:
+    arrays = [np.stack([voxels(10 * n + e) for e in range(echoes)]) for n in (1, 2)]
+    for number, array in enumerate(arrays):
+        write_enhanced(array, f"{number}.dcm")
+    with pytest.raises(MrsslError, match=f"{2 * echoes} volumes; say which: ") as caught:
+        read_volume(tmp_path)
+    keys = str(caught.value).rpartition(": ")[2].split(", ")
+    assert len({read_volume(tmp_path, series=key).array.sum() for key in keys}) == 2 * echoes
 
 
 @pytest.mark.parametrize("syntax", [pydicom.uid.ExplicitVRLittleEndian, pydicom.uid.RLELossless])
