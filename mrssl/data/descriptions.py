@@ -26,8 +26,8 @@ from mrssl.data.labels import ClassValues
 from mrssl.data.sources import (
     FoundVolumes,
     Refused,
+    VolumeSource,
     compile_pattern,
-    file_sources,
     find_volumes,
     stored_source,
     subject_in_path,
@@ -211,23 +211,25 @@ def _case(
     *,
     series: str = "",
 ) -> Case:
-    if image.is_dir():
-        found = _find_some(image)
-        refused.extend(found.refused)
-        sources = found.volumes
-    else:
-        sources = file_sources(str(image))
-        series = series or ("0" if len(sources) > 1 else "")  # the first channel
-    sources = [s for s in sources if s.series == series] or sources
+    found = _find_some(image)
+    refused.extend(found.refused)
+    series = series or ("" if image.is_dir() else "0")  # the first channel
+    sources = [s for s in found.volumes if series and s.series == series] or found.volumes
     if len(sources) != 1:
-        keys = ", ".join(s.series for s in sources)
-        raise MrsslError(f"{image}: 'series' must name one of its volumes: {keys}")
+        names = ", ".join(_name_within(image, s) for s in sources)
+        raise MrsslError(f"{image}: 'image' and 'series' must name one volume, of these: {names}")
     source = sources[0]
     if compiled := compile_pattern(pattern):
         source = source.with_subject(subject_in_path(image, compiled, base))
     if label is not None and not label.exists():
         raise MrsslError(f"{label}: no such file")
     return Case(subject_of_file(image), source, None if label is None else str(label))
+
+
+def _name_within(image: Path, source: VolumeSource) -> str:
+    """What tells a volume of ``image`` from its others: file or folder, and series."""
+    where = os.path.relpath(source.path, image)
+    return " ".join(filter(None, ("" if where == os.curdir else where, source.series)))
 
 
 def _stored_cases(path: Path, content: Mapping[str, Any]) -> list[Case]:

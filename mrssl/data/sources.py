@@ -221,7 +221,7 @@ def stored_source(path: str, entry: dict[str, Any]) -> VolumeSource:
 def subject_of_file(path: str | Path) -> str:
     """The subject a file name speaks of: BIDS ``sub-...``, else the name without channel."""
     name = Path(path).name
-    for suffix in (*sorted(NIFTI_SUFFIXES, key=len, reverse=True), *ITK_FORMATS):
+    for suffix in (*sorted(NIFTI_SUFFIXES, key=len, reverse=True), *ITK_FORMATS, ".dcm"):
         if name.lower().endswith(suffix):
             name = name[: -len(suffix)]
             break

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco
 
-from mrssl.data import VolumeCache, instances_of_slice, load_dataset, read_volume
+from mrssl.data import VolumeCache, find_volumes, instances_of_slice, load_dataset, read_volume
 from mrssl.data.cases import select_subjects
-from mrssl.data.descriptions import describe
+from mrssl.data.descriptions import describe, read_description
 from mrssl.errors import MrsslError
 from mrssl.structures import Volume
 
@@ -135,6 +135,50 @@ def test_a_folder_may_be_described(write_series: Callable, tmp_path: Path) -> No
     path.write_text(json.dumps({"folder": "series", "include": {"EchoTime": 99}}))
     with pytest.raises(MrsslError, match="none of 3 volumes"):
         load_dataset(path)
+
+
+def described(folder: Path, image: str, series: str = "") -> Path:
+    entry = {"image": image, "series": series}
+    (folder / "dataset.json").write_text(json.dumps({"training": [entry]}))
+    return folder / "dataset.json"
+
+
+def test_an_image_may_be_a_dicom_file(
+    write_series: Callable, write_enhanced: Callable, tmp_path: Path
+) -> None:
+    array = np.random.default_rng(0).integers(0, 99, (2, 5, 8, 9)).astype(np.int16)
+    write_series(array[0, :1])
+    (case,) = read_description(described(tmp_path, "series/0001.dcm")).cases
+    assert case.name == "0001"
+    assert case.source.shape == (1, 8, 9)
+    assert case.source.format == "dicom"
+    path = write_enhanced(array, "x/two_echoes.dcm")
+    for source in find_volumes(path).volumes:
+        (case,) = read_description(described(tmp_path, "x/two_echoes.dcm", source.series)).cases
+        assert case.source.tags["EchoTime"] == source.tags["EchoTime"]
+    with pytest.raises(MrsslError, match=rf"one volume, of these: {source.series[:2]}.*, 3-\w+$"):
+        read_description(described(tmp_path, "x/two_echoes.dcm"))
+    (tmp_path / "x" / "notes").write_text("no scan")
+    with pytest.raises(MrsslError, match="notes: neither DICOM nor NIfTI"):
+        read_description(described(tmp_path, "x/notes"))
+
+
+def test_files_of_one_folder_can_be_told_apart(write_enhanced: Callable, tmp_path: Path) -> None:
+    array = np.random.default_rng(0).integers(0, 99, (2, 5, 8, 9)).astype(np.int16)
+    for name in ("a", "b"):
+        write_enhanced(array[:1], f"x/{name}.dcm")
+    with pytest.raises(MrsslError, match=r"x: .* one volume, of these: a\.dcm, b\.dcm$"):
+        read_description(described(tmp_path, "x"))
+    (case,) = read_description(described(tmp_path, "x/b.dcm")).cases
+    assert Path(case.source.path).name == "b.dcm"
+    write_enhanced(array, "x/c.dcm")
+    keys = [source.series for source in find_volumes(tmp_path / "x" / "c.dcm").volumes]
+    listed = ", ".join(f"c.dcm {key}" for key in keys)
+    (tmp_path / "x" / "a.dcm").unlink()  # the key of b.dcm, "", is no choice
+    with pytest.raises(MrsslError, match=listed):
+        read_description(described(tmp_path, "x"))
+    (case,) = read_description(described(tmp_path, "x", keys[1])).cases
+    assert case.source.tags["EchoTime"] == "20.0"
 
 
 def test_a_subject_pattern_names_subjects(labeled_set: Path) -> None:
