@@ -154,6 +154,10 @@ def add_mrssl_config(cfg: CN) -> None:
     # The box head besides tells where in the volume each proposal lies; 0 leaves the branch out.
     node.POSITION_HEAD = make()
     node.POSITION_HEAD.LOSS_WEIGHT = 0.0
+    # A decoder besides restores the whole slice from the pyramid alone, by mean squared error: what
+    # only finds distortions may forget what a slice shows. 0 leaves the branch out.
+    node.SLICE_DECODER = make()
+    node.SLICE_DECODER.LOSS_WEIGHT = 0.0
 
     # -- transfer ---------------------------------------------------------------------------------
     node.TRANSFER = make()

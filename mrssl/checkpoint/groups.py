@@ -23,6 +23,7 @@ _PREFIXES: tuple[tuple[str, str], ...] = (
     ("roi_heads.mask_head.logits.", "mask_predictor"),  # of the improved mask head
     ("roi_heads.mask_head.", "mask_head"),
     ("roi_heads.position_head.", "position_head"),
+    ("roi_heads.slice_decoder.", "slice_decoder"),
     ("roi_heads.distortion_branch.encoder.", "region_encoder"),
     ("roi_heads.distortion_branch.type_head.", "type_head"),
     ("roi_heads.distortion_branch.restoration_head.", "restoration_head"),

@@ -1,4 +1,4 @@
-"""Decoder of whole-slice restoration: the peer pretext on the same backbone and pyramid.
+"""Decoder of whole slices: of the peer pretext on the same backbone and pyramid, and a branch.
 
 Shape letters: B slices, C channels of the pyramid, D ``conv_dim``, H, W the padded slice.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
+from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -41,6 +42,15 @@ class RestorationDecoder(nn.Module):
         self.stride2 = ConvNormReLU(conv_dim, conv_dim // 2, norm=norm)
         self.stride1 = ConvNormReLU(conv_dim // 2, conv_dim // 4, norm=norm)
         self.predictor = nn.Conv2d(conv_dim // 4, 1, 1)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> RestorationDecoder:
+        """For the levels of the pyramid that the ROI heads read."""
+        return cls(
+            in_features=cfg.MODEL.ROI_HEADS.IN_FEATURES,
+            in_channels=cfg.MODEL.FPN.OUT_CHANNELS,
+            norm=cfg.MRSSL.DISTORTION_HEAD.NORM,
+        )
 
     def forward(self, features: Mapping[str, Tensor]) -> Tensor:
         """Restored intensities, float (B, H, W), about [0, 1] but not clipped.

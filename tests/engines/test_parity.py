@@ -138,6 +138,7 @@ def test_the_same_batch_costs_the_same(repository_root: Path, spine: Path, tmp_p
     everything = (
         "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", 100000, "MODEL.ROI_HEADS.POSITIVE_FRACTION", 1.0,
         "MRSSL.DISTORTION_HEAD.MAX_ROIS", 100000, "MRSSL.POSITION_HEAD.LOSS_WEIGHT", 1.0,
+        "MRSSL.SLICE_DECODER.LOSS_WEIGHT", 2.0,
     )  # fmt: skip
     torch.manual_seed(0)
     initial = build_model(
@@ -157,7 +158,7 @@ def test_the_same_batch_costs_the_same(repository_root: Path, spine: Path, tmp_p
         a = ours([to_input(sample) for sample in samples])
         b = theirs([detectron2_input(sample, is_train=True) for sample in samples])
     assert a.keys() == b.keys()
-    for name in ("loss_type", "loss_restoration", "loss_position"):
+    for name in ("loss_type", "loss_restoration", "loss_position", "loss_slice"):
         assert float(a[name]) > 0.1
         assert float(a[name]) == pytest.approx(float(b[name]), abs=1e-5), name
     # Not promised, and seen: with every proposal taken the mask and class losses agree as well.

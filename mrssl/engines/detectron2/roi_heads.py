@@ -20,7 +20,13 @@ from torch import Tensor
 from mrssl.distortions import build_distortions
 from mrssl.engines.detectron2.sampling import SeededROIHeads
 from mrssl.engines.distributed import mean_count
-from mrssl.modeling import DistortionBranch, PositionHead, position_loss
+from mrssl.modeling import (
+    DistortionBranch,
+    PositionHead,
+    RestorationDecoder,
+    position_loss,
+    whole_slice_loss,
+)
 from mrssl.structures import SlicePosition
 
 
@@ -45,12 +51,14 @@ class DistortionROIHeads(SeededROIHeads):
       them; restoring a slice weighs with them.
 
     A field is missing where its branch is left out. Losses are ``loss_type``,
-    ``loss_restoration`` and ``loss_position``, beside the stock ones.
+    ``loss_restoration``, ``loss_position`` and ``loss_slice``, beside the stock ones.
 
     Args:
         distortion_branch: the two branches that look at the pixels.
         position_head: None leaves the branch out.
         position_weight: of its loss.
+        slice_decoder: restores the whole slice from the pyramid; None leaves the branch out.
+        slice_weight: of its loss.
         kwargs: of :class:`detectron2.modeling.StandardROIHeads`.
     """
 
@@ -61,12 +69,16 @@ class DistortionROIHeads(SeededROIHeads):
         distortion_branch: DistortionBranch,
         position_head: PositionHead | None = None,
         position_weight: float = 1.0,
+        slice_decoder: RestorationDecoder | None = None,
+        slice_weight: float = 1.0,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.distortion_branch = distortion_branch
         self.position_head = position_head
         self.position_weight = position_weight
+        self.slice_decoder = slice_decoder
+        self.slice_weight = slice_weight
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: Mapping[str, ShapeSpec]) -> dict[str, Any]:
@@ -82,6 +94,10 @@ class DistortionROIHeads(SeededROIHeads):
         if weight > 0:
             width = arguments["box_head"].output_shape.channels
             arguments |= {"position_head": PositionHead(width), "position_weight": weight}
+        weight = cfg.MRSSL.SLICE_DECODER.LOSS_WEIGHT
+        if weight > 0:
+            decoder = RestorationDecoder.from_config(cfg)
+            arguments |= {"slice_decoder": decoder, "slice_weight": weight}
         return arguments
 
     def forward(
@@ -96,6 +112,10 @@ class DistortionROIHeads(SeededROIHeads):
         if self.training:
             assert targets is not None
             losses |= self.distortion_losses(images.tensor, features, instances, targets)
+            if self.slice_decoder is not None:
+                clean = [target.gt_restoration.pixels[1] for target in targets]
+                loss = whole_slice_loss(self.slice_decoder(features), clean)
+                losses["loss_slice"] = self.slice_weight * loss
         else:
             self.predict_distortions(images.tensor, features, instances)
         return instances, losses

@@ -26,10 +26,12 @@ from mrssl.modeling import (
     ImprovedMaskHead,
     PositionHead,
     PyramidPooler,
+    RestorationDecoder,
     TwoScalePooler,
     mask_rcnn_loss,
     mask_targets,
     position_loss,
+    whole_slice_loss,
 )
 from mrssl.modeling.improved_mask_head import IMPROVED_MASK_HEAD, STOCK_MASK_HEAD
 from mrssl.modeling.layers import get_norm
@@ -57,12 +59,16 @@ class DistortionROIHeads(RoIHeads):
         distortion_branch: DistortionBranch | None,
         position_head: PositionHead | None = None,
         position_weight: float = 1.0,
+        slice_decoder: RestorationDecoder | None = None,
+        slice_weight: float = 1.0,
         **kwargs: object,
     ):
         super().__init__(*args, **kwargs)  # type: ignore[arg-type]
         self.distortion_branch = distortion_branch
         self.position_head = position_head
         self.position_weight = position_weight
+        self.slice_decoder = slice_decoder
+        self.slice_weight = slice_weight
 
     def forward(  # type: ignore[override]
         self,
@@ -150,6 +156,10 @@ class DistortionROIHeads(RoIHeads):
             losses |= self.distortion_branch.losses(
                 images, features, boxes, restoration, types, mean_count=mean_count
             )
+        if self.slice_decoder is not None:
+            clean = [t["restoration"].pixels[1] for t in targets]  # type: ignore[attr-defined]
+            loss = whole_slice_loss(self.slice_decoder(features), clean)
+            losses["loss_slice"] = self.slice_weight * loss
         return losses
 
 
@@ -169,10 +179,12 @@ def build_roi_heads(cfg: CfgNode, num_types: int) -> DistortionROIHeads:
         node.IN_FEATURES, strides, box.POOLER_RESOLUTION, box.POOLER_SAMPLING_RATIO
     )
     mask_parts = _mask_parts(cfg)
-    branch = position_head = None
+    branch = position_head = slice_decoder = None
     if is_pretraining(cfg):
         if cfg.MRSSL.POSITION_HEAD.LOSS_WEIGHT > 0:
             position_head = PositionHead(box.FC_DIM)
+        if cfg.MRSSL.SLICE_DECODER.LOSS_WEIGHT > 0:
+            slice_decoder = RestorationDecoder.from_config(cfg)
         branch = DistortionBranch.from_config(
             cfg, channels=channels, strides=STRIDES, num_types=num_types
         )
@@ -191,6 +203,8 @@ def build_roi_heads(cfg: CfgNode, num_types: int) -> DistortionROIHeads:
         distortion_branch=branch,
         position_head=position_head,
         position_weight=cfg.MRSSL.POSITION_HEAD.LOSS_WEIGHT,
+        slice_decoder=slice_decoder,
+        slice_weight=cfg.MRSSL.SLICE_DECODER.LOSS_WEIGHT,
         **mask_parts,
     )
     heads.fg_bg_sampler = SeededSampler(node.BATCH_SIZE_PER_IMAGE, node.POSITIVE_FRACTION)

@@ -79,11 +79,7 @@ def build_whole_slice(cfg: CfgNode) -> WholeSliceRestoration:
     """Build from Detectron2's keys of the backbone, on the CPU."""
     return WholeSliceRestoration(
         backbone=build_backbone(cfg),
-        decoder=RestorationDecoder(
-            in_features=cfg.MODEL.ROI_HEADS.IN_FEATURES,
-            in_channels=cfg.MODEL.FPN.OUT_CHANNELS,
-            norm=cfg.MRSSL.DISTORTION_HEAD.NORM,
-        ),
+        decoder=RestorationDecoder.from_config(cfg),
         pixel_mean=cfg.MODEL.PIXEL_MEAN,
         pixel_std=cfg.MODEL.PIXEL_STD,
     )
