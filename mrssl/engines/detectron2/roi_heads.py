@@ -123,12 +123,24 @@ class DistortionROIHeads(SeededROIHeads):
     def label_and_sample_proposals(
         self, proposals: list[Instances], targets: list[Instances]
     ) -> list[Instances]:
-        """See ``ROIHeads``; the proposals know where in the volume their slice lies."""
+        """See ``ROIHeads``.
+
+        The proposals know besides their place among those offered, int64, of which the true boxes
+        have the last, and where in the volume their slice lies.
+        """
+        self._places: list[Tensor] = []
         sampled = super().label_and_sample_proposals(proposals, targets)
+        for found, place in zip(sampled, self._places, strict=True):
+            found.place = place
         if self.position_head is not None:
             for found, target in zip(sampled, targets, strict=True):
                 found.position = SlicePosition(target.gt_position.matrix, len(found))
         return sampled
+
+    def _sample_proposals(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        sampled, classes = super()._sample_proposals(*args, **kwargs)
+        self._places.append(sampled)
+        return sampled, classes
 
     def _forward_box(
         self, features: dict[str, Tensor], proposals: list[Instances]
@@ -160,6 +172,8 @@ class DistortionROIHeads(SeededROIHeads):
             targets: B, the instances that the proposals were matched with.
         """
         positive, _ = select_foreground_proposals(proposals, self.num_classes)
+        # Detectron2 samples in random order; the branch takes the last of each region.
+        positive = [found[found.place.argsort()] for found in positive]
         # A slice without instances hands no gt_* field on; its own, empty ones take their place.
         fields = [
             found if found.has("gt_types") else target[:0]

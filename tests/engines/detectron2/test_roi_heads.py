@@ -84,6 +84,38 @@ def test_targets_ride_along_with_their_proposals(parts: Any) -> None:
         assert torch.equal(positive.gt_types, target.gt_types[region])
 
 
+def test_the_branches_see_the_true_boxes(parts: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the order of the proposals, true boxes last, as ``select_rois`` counts on."""
+    from detectron2.structures import Boxes, Instances
+    from detectron2.utils.events import EventStorage
+
+    model, batch, _ = parts
+    targets = [x["instances"] for x in batch]
+    model.roi_heads.batch_size_per_image, model.roi_heads.positive_fraction = 1000, 1.0
+    proposals = []
+    for target in targets:
+        proposal = Instances(target.image_size)
+        moved = [target.gt_boxes.tensor + 0.1 * k for k in range(20)]
+        proposal.proposal_boxes = Boxes(torch.cat(moved)[torch.randperm(20 * len(target))])
+        proposal.objectness_logits = torch.zeros(20 * len(target))
+        proposals.append(proposal)
+    offered = [
+        torch.cat([p.proposal_boxes.tensor, t.gt_boxes.tensor])
+        for p, t in zip(proposals, targets, strict=True)
+    ]
+    seen: list[Any] = []
+    monkeypatch.setattr(
+        model.roi_heads.distortion_branch,
+        "losses",
+        lambda images, features, boxes, *rest, **options: seen.extend(boxes) or {},
+    )
+    with EventStorage():
+        sampled = model.roi_heads.label_and_sample_proposals(proposals, targets)
+        model.roi_heads.distortion_losses(torch.empty(0), {}, sampled, targets)
+    for boxes, every in zip(seen, offered, strict=True):
+        assert torch.equal(boxes, every)  # all are positive
+
+
 @pytest.mark.parametrize("empty", [(0,), (0, 1)], ids=["one", "both"])
 def test_slices_without_a_distortion_train_too(parts: Any, empty: tuple[int, ...]) -> None:
     from detectron2.utils.events import EventStorage
