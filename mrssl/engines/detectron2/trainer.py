@@ -192,10 +192,9 @@ class MRITrainer(DefaultTrainer):
         records, mapper = self.data.test, self.data.test_mapper
         if not self.data.pretraining:
             # The ground truth of evaluation keeps the slice's own grid; losses need the image's.
-            mapper = copy.copy(self.data.train_mapper)
-            mapper.cache, mapper.augmentation = self.data.test_mapper.cache, None
-            mapper.min_sizes = self.data.test_mapper.min_sizes
-            mapper.max_size = self.data.test_mapper.max_size
+            mapper = copy.copy(mapper)
+            mapper.training = True
+            mapper.min_instance_pixels = self.data.train_mapper.min_instance_pixels
         count = min(VALIDATION_SLICES, len(records))
         chosen = [records[(2 * i + 1) * len(records) // (2 * count)] for i in range(count)]
         starts = range(0, count, _TEST_BATCH)  # whole batches, the same on any number of processes

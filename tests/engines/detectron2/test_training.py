@@ -151,6 +151,27 @@ def test_fine_tuning_takes_the_weights_and_is_scored(
         assert again[task] == pytest.approx(values, nan_ok=True, abs=1e-9)
 
 
+@pytest.mark.parametrize("task", ["pretrain", "finetune"])
+def test_the_validation_loss_is_of_whole_slices_as_they_are(
+    make_config: MakeConfig, tmp_path: Path, task: str
+) -> None:
+    from mrssl.engines.detectron2 import MRITrainer
+
+    def batches(*overrides: Any) -> list[dict[str, Any]]:
+        trainer = MRITrainer(make_config(task, tmp_path, *overrides))
+        return [x for batch in trainer._validation_batches() for x in batch]
+
+    plain = batches("MRSSL.AUGMENT.ROTATE", 0.0, "INPUT.CROP.ENABLED", False)
+    changed = batches(
+        "MRSSL.AUGMENT.ROTATE", 30.0, "MRSSL.AUGMENT.PRETRAIN", True, "INPUT.CROP.ENABLED", True,
+        "INPUT.CROP.TYPE", "relative", "INPUT.CROP.SIZE", "[0.5, 0.5]",
+    )  # fmt: skip
+    assert len(plain) == len(changed) == 8
+    for x, y in zip(plain, changed, strict=True):
+        assert torch.equal(x["image"], y["image"])
+        assert torch.equal(x["instances"].gt_masks.tensor, y["instances"].gt_masks.tensor)
+
+
 def test_transferred_parameters_stay_frozen_as_long_as_told(
     make_config: MakeConfig, pretrained: Path, tmp_path: Path
 ) -> None:
