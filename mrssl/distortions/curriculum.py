@@ -25,11 +25,17 @@ class Curriculum:
         table = np.asarray(points if len(points) else [(0, 1.0)], dtype=np.float64)
         if table.ndim != 2 or table.shape[1] != 2:
             raise MrsslError(f"{key}: give ((iteration, factor), ...), not {points!r}")
+        self.key = key
         self._iterations, self._factors = table.T
         if (np.diff(self._iterations) <= 0).any() or not (
             (self._factors >= 0) & (self._factors <= 1)
         ).all():
             raise MrsslError(f"{key}: iterations must rise and factors lie in [0, 1]: {points!r}")
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether the factor is the same at every iteration."""
+        return bool((self._factors == self._factors[0]).all())
 
     def __call__(self, iteration: int) -> float:
         """The factor at ``iteration``."""

@@ -126,6 +126,12 @@ class Distorter:
             regions_curriculum=Curriculum(node.REGIONS_CURRICULUM, key=key.format("REGIONS")),
         )
 
+    @property
+    def curricula(self) -> list[str]:
+        """See :class:`~mrssl.distortions.SliceDistorter`."""
+        both = (self.severity_curriculum, self.regions_curriculum)
+        return [curriculum.key for curriculum in both if not curriculum.is_constant]
+
     def __call__(
         self,
         image: np.ndarray,

@@ -44,6 +44,11 @@ class SliceDistorter(Protocol):
         """Of the K types, in the order of :attr:`DistortedSlice.types`."""
         ...
 
+    @property
+    def curricula(self) -> Sequence[str]:
+        """Configuration keys of the curricula, for which ``iteration`` must be told."""
+        ...
+
     def __call__(
         self,
         image: np.ndarray,

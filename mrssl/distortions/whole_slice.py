@@ -34,6 +34,7 @@ class WholeSliceDistorter:
     """
 
     type_names: tuple[str, ...] = TYPE_NAMES
+    curricula: tuple[str, ...] = ()
 
     def __call__(
         self, image: np.ndarray, rng: np.random.Generator, **unused: object

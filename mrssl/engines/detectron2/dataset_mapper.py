@@ -5,19 +5,22 @@ Shape letters: N instances, H, W the slice as the network sees it, K distortion 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from itertools import chain
 from typing import Any
 
 import numpy as np
 import torch
 from detectron2.config import CfgNode, configurable
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BitMasks, Boxes, BoxMode, Instances
 
-from mrssl.config import is_pretraining
+from mrssl.config import ConfigError, is_pretraining
+from mrssl.data import dataset_options, load_dataset
 from mrssl.data.labels import annotations_of_slice
 from mrssl.data.loader import STREAM_KEYS
 from mrssl.data.mapper import METADATA, SliceMapper
+from mrssl.data.records import PackedRecords
 from mrssl.engines.samples import ground_truth, restoration_targets, slice_position
 
 
@@ -26,7 +29,8 @@ class MRIDatasetMapper:
 
     The sample follows from the seed, the epoch and the image id. A loader that tells no epoch, as
     Detectron2's own, gets another sample at each call, from NumPy's global generator (which
-    Detectron2 seeds in each worker).
+    Detectron2 seeds in each worker). It tells no iteration either, so it cannot serve the curricula
+    of ``MRSSL.PRETEXT``; :class:`~mrssl.engines.detectron2.trainer.MRITrainer` can.
 
     Args:
         mapper: the core's.
@@ -44,35 +48,64 @@ class MRIDatasetMapper:
 
         Labelled data sets must be registered by
         :func:`~mrssl.engines.detectron2.catalog.register_mri`, which knows their label values.
+        While pretraining, foreign tissue comes from their slices (``MRSSL.PRETEXT.OTHER_SUBJECT``).
+
+        Raises:
+            MrsslError: while pretraining, a data set that cannot be used.
         """
         values: list[Any] = []
+        records: Iterable[dict[str, Any]] = ()
         names = cfg.DATASETS.TRAIN if is_train else cfg.DATASETS.TEST
-        if not is_pretraining(cfg) and names:
+        if is_pretraining(cfg):
+            records = chain.from_iterable(_records(name, cfg) for name in names)
+        elif names:
             values = MetadataCatalog.get(names[0]).get("class_values", [])
         mapper = SliceMapper.from_config(
-            cfg, training=is_train, class_values=values, seed=max(cfg.SEED, 0)
+            cfg,
+            training=is_train,
+            class_values=values,
+            seed=max(cfg.SEED, 0),
+            records=PackedRecords(records),
         )
         return {"mapper": mapper, "is_train": is_train}
 
     def __call__(
-        self, dataset_dict: Mapping[str, Any], epoch: int | None = None, iteration: int = 0
+        self,
+        dataset_dict: Mapping[str, Any],
+        epoch: int | None = None,
+        iteration: int | None = None,
     ) -> dict[str, Any]:
         """Make the input of one slice.
 
         Args:
             dataset_dict: a standard dataset dict.
             epoch: pass over the data.
-            iteration: for the curricula of the distortions.
+            iteration: for the curricula of the distortions; needed in training where there are any.
 
         Returns:
             ``image`` float32 tensor (3, H, W) in [0, 255] and the dict's metadata; in training
             ``instances`` (see :func:`to_instances`), else ``ground_truth``, what
             :class:`~mrssl.engines.detectron2.evaluation.SliceDatasetEvaluator` reads.
+
+        Raises:
+            ConfigError: there are curricula, and no iteration is told.
         """
+        distorter = self.mapper.distorter
+        if iteration is None and self.is_train and distorter is not None and distorter.curricula:
+            raise ConfigError(
+                f"{distorter.curricula[0]}: this data loader does not tell the iteration, which a "
+                "curriculum needs: leave it empty, or train with MRITrainer"
+            )
         if epoch is None:
             epoch = int(np.random.randint(2**31 - 1)) if self.is_train else 0
-        sample = self.mapper(dict(dataset_dict), epoch=epoch, iteration=iteration)
+        sample = self.mapper(dict(dataset_dict), epoch=epoch, iteration=iteration or 0)
         return to_input(sample, is_train=self.is_train)
+
+
+def _records(name_or_path: str, cfg: CfgNode) -> list[dict[str, Any]]:
+    if name_or_path in DatasetCatalog.list():
+        return DatasetCatalog.get(name_or_path)  # what the loader reads, and described already
+    return load_dataset(name_or_path, labeled=False, **dataset_options(cfg)).dicts
 
 
 def to_input(sample: Mapping[str, Any], *, is_train: bool) -> dict[str, Any]:

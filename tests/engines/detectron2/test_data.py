@@ -109,6 +109,53 @@ def test_detectron2s_own_loader_and_sampler_take_the_mapper(
     assert set(torch.cat(classes).tolist()) == {0, 1}
 
 
+def test_the_mapper_borrows_tissue_as_the_projects_own_loader_does(
+    make_config: MakeConfig, names: tuple[str, str], tmp_path: Path
+) -> None:
+    from detectron2.data import DatasetCatalog
+
+    from mrssl.engines.datasets import RunData
+    from mrssl.engines.detectron2 import MRIDatasetMapper, load_registered
+
+    cfg = make_config(
+        "pretrain", tmp_path, "DATASETS.TRAIN", f"('{names[1]}',)",
+        "MRSSL.PRETEXT.OTHER_SUBJECT", 1.0, "MRSSL.PRETEXT.CLEAN_SHARE", 0.0,
+    )  # fmt: skip
+    mapper = MRIDatasetMapper(cfg, True).mapper
+    records = DatasetCatalog.get(names[1])
+    for record in records[3:20:4]:
+        sample = mapper(record)
+        assert sample["donor"]["file_name"] != record["file_name"]
+    data = RunData(cfg, seed=max(cfg.SEED, 0), load=load_registered)
+    assert list(data.train) == records
+    np.testing.assert_array_equal(data.train_mapper(record)["image"], sample["image"])
+
+
+@pytest.mark.parametrize("key", ["SEVERITY_CURRICULUM", "REGIONS_CURRICULUM"])
+def test_a_curriculum_needs_to_know_the_iteration(
+    make_config: MakeConfig, names: tuple[str, str], tmp_path: Path, key: str
+) -> None:
+    from detectron2.data import build_detection_train_loader
+
+    from mrssl.engines.detectron2 import MRIDatasetMapper, MRITrainer
+
+    def config(points: str) -> Any:
+        return make_config(
+            "pretrain", tmp_path, "DATASETS.TRAIN", f"('{names[1]}',)",
+            f"MRSSL.PRETEXT.{key}", points,
+        )  # fmt: skip
+
+    cfg = config("((0, 0.5), (9, 1.0))")
+    mapper = MRIDatasetMapper(cfg, True)
+    with pytest.raises(MrsslError, match=f"MRSSL.PRETEXT.{key}.*MRITrainer"):
+        next(iter(build_detection_train_loader(cfg, mapper=mapper)))
+    trainer = MRITrainer(cfg)
+    assert "instances" in mapper(trainer.data.train[3], epoch=0, iteration=2)
+    assert len(next(trainer._train_loader(2))) == cfg.SOLVER.IMS_PER_BATCH
+    MRIDatasetMapper(cfg, False)(trainer.data.test[3])  # evaluation has no iterations
+    assert MRIDatasetMapper(config("((0, 0.5),)"), True)(trainer.data.train[3])  # constant
+
+
 def test_a_sample_follows_from_epoch_and_slice(make_config: MakeConfig, tmp_path: Path) -> None:
     from mrssl.engines.datasets import RunData
     from mrssl.engines.detectron2 import MRIDatasetMapper
