@@ -2,8 +2,10 @@
 
 Definitions follow Maier-Hein, Reinke et al., Metrics reloaded, Nature Methods 21, 2024,
 doi:10.1038/s41592-023-02151-z. The surface of a mask is its voxels with a face-neighbour outside
-of it; the outside of the array is outside. Distances are between voxel centres, exact, found with a
-k-d tree over the surface voxels only, so the cost follows the surface and not the volume.
+of it; the outside of the array is outside. An axis along which the array has one voxel is none:
+all voxels would have an outside neighbour there, and the inside of an outline would be surface.
+Distances are between voxel centres, exact, found with a k-d tree over the surface voxels only, so
+the cost follows the surface and not the volume.
 """
 
 from __future__ import annotations
@@ -45,7 +47,8 @@ def surface_distances(
     """Surface distances of two masks of equal shape.
 
     Args:
-        prediction: bool (D, H, W), or any other number of axes.
+        prediction: bool (D, H, W), or any other number of axes; whole volumes, since the length of
+            an axis decides whether it counts: those of length 1 are left out.
         truth: bool, of the same shape.
         spacing: mm between voxel centres along each axis.
 
@@ -56,8 +59,11 @@ def surface_distances(
         raise ValueError(f"prediction {prediction.shape} and truth {truth.shape} differ in shape")
     if not prediction.any() or not truth.any():
         raise ValueError("the surface of an empty mask is not defined")
+    axes = [axis for axis, length in enumerate(truth.shape) if length > 1] or [0]
+    shape, steps = np.take(truth.shape, axes), np.take(spacing, axes)
+    prediction, truth = prediction.reshape(shape), truth.reshape(shape)
     crop = _bounding_box(prediction | truth)
-    points = [_surface_points(mask[crop], spacing) for mask in (prediction, truth)]
+    points = [_surface_points(mask[crop], steps) for mask in (prediction, truth)]
     to_truth, _ = cKDTree(points[1]).query(points[0])
     to_prediction, _ = cKDTree(points[0]).query(points[1])
     return SurfaceDistances(to_truth, to_prediction)
@@ -72,6 +78,6 @@ def _bounding_box(mask: npt.NDArray[np.bool_]) -> tuple[slice, ...]:
 
 
 def _surface_points(
-    mask: npt.NDArray[np.bool_], spacing: Sequence[float]
+    mask: npt.NDArray[np.bool_], spacing: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.float64]:
-    return np.argwhere(mask & ~binary_erosion(mask)).astype(np.float64) * np.asarray(spacing)
+    return np.argwhere(mask & ~binary_erosion(mask)).astype(np.float64) * spacing

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.ndimage import find_objects
 from scipy.optimize import linear_sum_assignment
 
 from mrssl.evaluation.coco_scoring import decode_mask, encode_masks
@@ -215,21 +214,16 @@ def score_labels(
     """
     diagonal = float(np.linalg.norm(np.multiply(true.shape, spacing)))
     scores: dict[str, Any] = {"dice": [], "hd95": [], "assd": [], "missed": 0}
-    boxes = [find_objects(labels, max_label=num_classes) for labels in (predicted, true)]
-    for category, both in enumerate(zip(*boxes, strict=True)):
-        present = [box for box in both if box is not None]
+    for category in range(num_classes):
+        masks = [labels == category + 1 for labels in (predicted, true)]
+        present = [mask.any() for mask in masks]
         values = (float("nan"),) * 3
-        if len(present) == 1:
-            values = (0.0, diagonal, diagonal)
-            scores["missed"] += 1
-        elif present:
-            crop = tuple(
-                slice(min(p.start, t.start), max(p.stop, t.stop))
-                for p, t in zip(*present, strict=True)
-            )
-            masks = [labels[crop] == category + 1 for labels in (predicted, true)]
+        if all(present):
             distances = surface_distances(masks[0], masks[1], spacing)
             values = (dice(masks[0], masks[1]), distances.hd95, distances.assd)
+        elif any(present):
+            values = (0.0, diagonal, diagonal)
+            scores["missed"] += 1
         for task, value in zip(_TASKS, values, strict=True):
             scores[task].append(value)
     return scores

@@ -50,13 +50,36 @@ def test_equal_masks_are_at_distance_zero_even_at_the_border() -> None:
 
 def test_each_direction_and_the_percentile_by_hand() -> None:
     # A line of 21 voxels against its first voxel: distances 0..20 one way, 0 the other way.
-    line, point = np.zeros((2, 1, 1, 30), bool)
-    line[..., 2:23] = point[..., 2] = True
+    line, point = np.zeros((2, 3, 3, 30), bool)
+    line[1, 1, 2:23] = point[1, 1, 2] = True
     distances = surface_distances(line, point, (1.0, 1.0, 2.0))
     np.testing.assert_allclose(np.sort(distances.prediction_to_truth), 2.0 * np.arange(21))
     np.testing.assert_allclose(distances.truth_to_prediction, [0.0])
     assert distances.hd95 == pytest.approx(2.0 * 19)
     assert distances.assd == pytest.approx(2.0 * 210 / 22)
+
+
+@pytest.mark.parametrize("axis", range(3))
+def test_an_axis_of_one_voxel_is_none(axis: int) -> None:
+    a, b = np.zeros((2, 64, 64), bool)
+    a[16:48, 16:48] = b[20:44, 20:44] = True
+    flat = surface_distances(a, b, SPACING[1:])
+    assert len(flat.prediction_to_truth) == 4 * 31  # the outline of a square, not its inside
+    spacing = np.insert(SPACING[1:], axis, SPACING[0])
+    deep = surface_distances(np.expand_dims(a, axis), np.expand_dims(b, axis), spacing)
+    for one, other in zip(deep, flat, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_masks_in_one_slice_of_several_have_two_faces() -> None:
+    a, b = np.zeros((2, 3, 64, 64), bool)
+    a[1, 16:48, 16:48] = b[1, 20:44, 20:44] = True
+    assert len(surface_distances(a, b, SPACING).prediction_to_truth) == 32**2
+
+
+def test_a_volume_of_one_voxel_is_at_distance_zero() -> None:
+    voxel = np.ones((1, 1, 1), bool)
+    assert surface_distances(voxel, voxel, SPACING).hd95 == 0.0
 
 
 @pytest.mark.parametrize("seed", range(3))

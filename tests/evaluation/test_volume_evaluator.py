@@ -133,6 +133,21 @@ def test_a_slice_beyond_its_volume_is_refused(make_truth: Make, make_prediction:
         run([make_truth(3, [A], num_slices=3)], [make_prediction([A], [0.9])])
 
 
+def test_the_surface_in_a_volume_of_one_slice_is_the_outline(
+    make_truth: Make, make_prediction: Make
+) -> None:
+    inner, outer = [20, 20, 44, 44], [16, 16, 48, 48]
+
+    def assd(num_slices: int) -> float:
+        truth = make_truth(0, [inner], num_slices=num_slices, spacing=[4, 1, 1])
+        return run([truth], [make_prediction([outer], [0.9])])[0]["assd"]["assd"]
+
+    assert assd(1) > 4  # every pixel of one outline is 4 or more from the other
+    # In a slice of two, all pixels are surface, and those that both have at distance zero.
+    ring = 4 * 24 * (1 + 2 + 3 + 4) + 4 * sum(np.hypot(*np.mgrid[1:5, 1:5]).flat)
+    assert assd(2) == pytest.approx(ring / (32**2 + 24**2))
+
+
 def test_the_first_mask_owns_the_pixel() -> None:
     masks = np.array([[[1, 1, 0]], [[0, 1, 1]]], bool)
     np.testing.assert_array_equal(flatten_instances(masks, (1, 3)), [[1, 1, 2]])
