@@ -25,6 +25,7 @@ from mrssl.structures import ClassLayout
 _logger = logging.getLogger(__name__)
 
 _TASKS = ("dice", "hd95", "assd")
+_SLICEWISE = "slicewise"
 
 
 class VolumeEvaluator(SliceEvaluator):
@@ -41,7 +42,7 @@ class VolumeEvaluator(SliceEvaluator):
       paired one to one for the largest overlap, and the overlap of the pairs counts,
       ``2 sum |P and T| / (sum |P| + sum |T|)`` over all instances of the volume, paired or not.
       Where ``instances`` is high and ``dice`` low, the outlines are right and the names wrong.
-      With a layout also ``slicewise``: ``dice`` as it would be without.
+      With a layout also ``slicewise``: ``dice`` as it would be without, the same mean.
     - ``hd95``, ``assd``: mm, by :mod:`mrssl.evaluation.surface`, and per class.
 
     Conventions: a class absent from truth and prediction of a volume is nan there and left out of
@@ -109,11 +110,12 @@ class VolumeEvaluator(SliceEvaluator):
         subjects: dict[str, list[Results]] = defaultdict(list)
         for _, slices in sorted(volumes.items()):
             subjects[slices[0]["subject_id"]].append(self._score_volume(slices))
+        means = {subject: self._mean(rows) for subject, rows in sorted(subjects.items())}
         self.per_subject = [
-            {"subject_id": subject, "volumes": len(rows), **self._mean(rows)}
-            for subject, rows in sorted(subjects.items())
+            {"subject_id": subject, "volumes": len(subjects[subject]), **_reported(mean)}
+            for subject, mean in means.items()
         ]
-        return self._mean(self.per_subject)
+        return _reported(self._mean(list(means.values())))
 
     def _score_volume(self, slices: list[dict[str, Any]]) -> Results:
         true = true_volume(slices)
@@ -125,9 +127,10 @@ class VolumeEvaluator(SliceEvaluator):
         results: Results = {task: {} for task in _TASKS}
         if self.layout is not None:
             separate = slicewise_volume(found, true.shape, threshold=self.score_threshold)
-            results["dice"]["slicewise"] = mean_of_finite(
-                [dice(separate == c + 1, true == c + 1) for c in range(len(self.class_names))]
-            )
+            results[_SLICEWISE] = {
+                f"{_SLICEWISE}-{name}": dice(separate == c + 1, true == c + 1)
+                for c, name in enumerate(self.class_names)
+            }
         scores = score_labels(predicted, true, spacing, len(self.class_names))
         for task in _TASKS:
             for name, value in zip(self.class_names, scores[task], strict=True):
@@ -141,7 +144,7 @@ class VolumeEvaluator(SliceEvaluator):
     def _mean(self, rows: Sequence[Mapping[str, Any]]) -> Results:
         """Mean of each metric over ``rows``, and of each task's classes; ``missed`` is summed."""
         means: Results = {}
-        for task in _TASKS:
+        for task in rows[0]:
             columns = {
                 metric: [row[task][metric] for row in rows]
                 for metric in rows[0][task]
@@ -153,6 +156,14 @@ class VolumeEvaluator(SliceEvaluator):
             if "missed" in columns:
                 means[task]["missed"] = float(sum(columns["missed"]))
         return means
+
+
+def _reported(means: Results) -> Results:
+    """The tasks; of what slices named by themselves score, the mean over classes beside Dice's."""
+    results = {task: dict(means[task]) for task in _TASKS}
+    if _SLICEWISE in means:
+        results["dice"][_SLICEWISE] = means[_SLICEWISE][_SLICEWISE]
+    return results
 
 
 def flatten_instances(masks: npt.NDArray[np.bool_], size: tuple[int, int]) -> npt.NDArray[np.int32]:

@@ -216,3 +216,23 @@ def test_evaluator_reports_both_ways(
     assert dice["slicewise"] == pytest.approx((2 / 3 + 1 + 1) / 3)
     with pytest.raises(EvaluationError, match="3 classes for 2 classes"):
         VolumeEvaluator(["a", "b"], layout=layout)
+
+
+def test_both_ways_are_averaged_alike(
+    layout: ClassLayout, make_truth: Make, make_prediction: Make
+) -> None:
+    """Where a subject lacks a class, a mean over classes first would be another."""
+    evaluator = VolumeEvaluator(["a", "b", "c"], layout=layout)
+    fields: dict[str, Any] = {"spacing": list(SPACING), "num_slices": 5}
+    for first, classes, columns in ((0, [0, 1, 2], 0), (5, [0, 1], 4)):
+        boxes = np.array([[20, ROWS[c + 1], 30, ROWS[c + 1] + 8] for c in classes])
+        fields |= {"file_name": f"{first}.nii", "subject_id": str(first)}
+        truths = [make_truth(first + d, boxes, classes, slice_index=d, **fields) for d in range(5)]
+        moved = boxes + np.array([columns, 0, columns, 0])
+        found = make_prediction(moved, [0.99] * len(classes), classes)
+        evaluator.process(truths, [found] * 5)
+    dice = evaluator.evaluate()["dice"]
+    assert dice["slicewise"] == dice["dice"] == pytest.approx((0.8 + 0.8 + 1) / 3)
+    for row in evaluator.per_subject:
+        assert row["dice"]["slicewise"] == row["dice"]["dice"]
+        assert set(row) == {"subject_id", "volumes", "dice", "hd95", "assd"}
