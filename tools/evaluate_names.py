@@ -113,7 +113,9 @@ def evaluate(cfg: CfgNode, described: Description, axis: int, millimetres: float
         cfg.OUTPUT_DIR = str(Path(folder) / "output")
         results = evaluate_only(cfg)["dice"]
         if "slicewise" not in results:
-            raise MrsslError("MRSSL.EVALUATION.JOINT_NAMES is off, or there is one class only")
+            raise MrsslError(
+                "MRSSL.EVALUATION.JOINT_NAMES is off, there is one class only, or classes overlap"
+            )
         subjects = json.loads(
             (Path(cfg.OUTPUT_DIR) / "inference" / "per_subject.json").read_text(encoding="utf-8")
         )

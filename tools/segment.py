@@ -5,7 +5,9 @@ Takes whatever training takes: a folder of DICOM or NIfTI, or a dataset.json[:sp
 are ignored. Written to --output, for each volume, named after its source (in which the patient's
 name and ID, as a DICOM header tells them, are covered):
   NAME.nii.gz  labels: 0 background, else the class plus 1; on the voxel grid of a NIfTI
-               source, else turned to the axes closest to right, anterior, superior
+               source, else turned to the axes closest to right, anterior, superior.
+               Where classes overlap, as nnU-Net's regions, the class of the fewest label
+               values, the later of equals: inner regions lie on the outer ones
   NAME.png     slices that show most of it, outlined
 and once:
   labels.json  the class of each label
@@ -17,7 +19,7 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterable, Iterator, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,7 @@ from tqdm import tqdm
 from checkpoint_cli import checkpoint_parser, configuration
 from mrssl.checkpoint import Provenance, load_strict
 from mrssl.config import ConfigError, is_pretraining
+from mrssl.data.labels import ClassValues, values_of_class
 from mrssl.data.nifti import is_nifti
 from mrssl.engines.datasets import RunData
 from mrssl.engines.pictures import draw_masks, gray_to_rgb
@@ -38,7 +41,7 @@ from mrssl.engines.torchvision import build_model
 from mrssl.engines.torchvision.batches import collate, to_prediction
 from mrssl.errors import MrsslError, run_main
 from mrssl.evaluation.joining import Instance, instances_of
-from mrssl.evaluation.naming import label_volume
+from mrssl.evaluation.naming import class_volumes
 from mrssl.files import replacing, written_whole
 from mrssl.privacy import cover, pseudonym
 from mrssl.structures.volume import matching_transform
@@ -95,37 +98,64 @@ def volume_of(record: Record) -> Key:
 @torch.no_grad()
 def segment(
     model: torch.nn.Module, data: RunData, records: list[Record]
-) -> Iterator[tuple[Key, np.ndarray]]:
+) -> Iterator[tuple[Key, np.ndarray, list[int]]]:
     """Label the volumes of ``records``, of which those of a volume follow one another.
 
     Yields:
-        The volume, and its labels, uint16 (D, H, W).
+        The volume, and what :func:`paint` makes of its classes.
     """
     data.test, layout = records, data.class_layout
     found: dict[int, list[Instance]] = {}
     before: Record | None = None
 
-    def labels(record: Record) -> np.ndarray:
-        return label_volume(
+    def labels(record: Record) -> tuple[Key, np.ndarray, list[int]]:
+        volumes = class_volumes(
             found,
             (record["num_slices"], record["height"], record["width"]),
             record["spacing"],
+            num_classes=len(data.class_names),
+            overlapping=data.overlapping,
             layout=layout,
             threshold=data.cfg.MRSSL.EVALUATION.SCORE_THRESHOLD,
         )
+        # A checkpoint that does not say its values has classes that do not overlap.
+        return volume_of(record), *paint(volumes, data.class_values or [1] * len(data.class_names))
 
     loader = data.test_loader(rank=0, world_size=1, collate=collate)
     with tqdm(total=len(records), desc="segment", unit="slice") as progress:
         for batch in loader:
             for record, output in zip(batch, map(to_prediction, model(batch)), strict=True):
                 if before is not None and volume_of(record) != volume_of(before):
-                    yield volume_of(before), labels(before)
+                    yield labels(before)
                     found = {}
                 found[record["slice_index"]] = instances_of(output)
                 before = record
             progress.update(len(batch))
     if before is not None:
-        yield volume_of(before), labels(before)
+        yield labels(before)
+
+
+def paint(
+    volumes: Iterable[np.ndarray], class_values: Sequence[ClassValues]
+) -> tuple[np.ndarray, list[int]]:
+    """One label map of the volumes of C classes, larger regions below smaller ones.
+
+    Args:
+        volumes: C of bool (D, H, W), one or more.
+        class_values: label value, or values, of each class.
+
+    Returns:
+        uint16 (D, H, W), 0 background, else the class plus 1, where several meet that of the fewest
+        values, the later of equals; and the voxels of each class, also those under another.
+    """
+    sizes = [len(values_of_class(values)) for values in class_values]
+    bottom_up = sorted(range(len(sizes)), key=lambda category: -sizes[category])
+    voxels: list[int] = []
+    top = np.zeros((), np.uint16)
+    for category, volume in enumerate(volumes):
+        voxels.append(int(np.count_nonzero(volume)))
+        top = np.maximum(top, volume * np.uint16(bottom_up.index(category) + 1))
+    return np.append(0, np.add(bottom_up, 1)).astype(np.uint16)[top], voxels
 
 
 def write_labels(path: Path, labels: np.ndarray, affine: np.ndarray, source: str) -> None:
@@ -175,13 +205,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         numbers = {name: index + 1 for index, name in enumerate(data.class_names)}
         temporary.write_text(json.dumps({"background": 0} | numbers, indent=1))
     cache = data.test_mapper.cache
-    for key, labels in segment(model, data, records) if records else ():
+    for key, labels, voxels in segment(model, data, records) if records else ():
         record, target = volumes[key], args.output / names[key]
         draw_volume(target.with_name(f"{target.name}.png"), cache.image(record), labels)
         source = target.with_name(f"{target.name}.nii.gz")
         write_labels(source, labels, cache.affine(record), record["file_name"])
-        counts = np.bincount(labels.ravel(), minlength=len(data.class_names) + 1)[1:]
-        sizes = counts * np.prod(record["spacing"]) / 1000
+        sizes = np.multiply(voxels, np.prod(record["spacing"]) / 1000)
         shown = ", ".join(
             f"{name} {size:.1f} ml" for name, size in zip(data.class_names, sizes, strict=True)
         )

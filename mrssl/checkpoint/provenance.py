@@ -41,6 +41,7 @@ class Provenance:
         neighbor_step: distance of the slices in the outer channels from the middle one, in slices.
         type_names: distortion types, in the order of the type logits.
         class_names: classes, in the order of the class logits.
+        class_values: label value, or values, of each class.
         roi_heads: ``MODEL.ROI_HEADS.NAME``.
         backbone_depth: layers of the ResNet.
         backbone_norm: ``MODEL.RESNETS.NORM``.
@@ -65,6 +66,7 @@ class Provenance:
     neighbor_step: int | None = None
     type_names: tuple[str, ...] = ()
     class_names: tuple[str, ...] = ()
+    class_values: tuple[int | tuple[int, ...], ...] = ()
     roi_heads: str = ""
     backbone_depth: int | None = None
     backbone_norm: str = ""
@@ -81,6 +83,7 @@ class Provenance:
         *,
         task: str,
         class_names: Sequence[str],
+        class_values: Sequence[int | tuple[int, ...]] = (),
         type_names: Sequence[str] = (),
         intensities: Mapping[str, Any] | None = None,
         class_layout: Mapping[str, Any] | None = None,
@@ -95,6 +98,7 @@ class Provenance:
             **_input_statistics(cfg),
             type_names=tuple(type_names),
             class_names=tuple(class_names),
+            class_values=tuple(class_values),
             roi_heads=cfg.MODEL.ROI_HEADS.NAME,
             backbone_depth=cfg.MODEL.RESNETS.DEPTH,
             backbone_norm=cfg.MODEL.RESNETS.NORM,
@@ -121,7 +125,8 @@ class Provenance:
         Fields that are absent stay unknown; fields that this version does not know are ignored.
 
         Raises:
-            MrsslError: an entry has another type than its field; the message names it.
+            MrsslError: an entry has another type than its field, or the values are of other classes
+                than the names; the message names it.
         """
         if not isinstance(entries, Mapping):
             raise MrsslError(f"its provenance is a {type(entries).__name__}, not a dictionary")
@@ -130,6 +135,10 @@ class Provenance:
             for name, check in _CHECKS.items()
             if name in entries
         }
+        if known.get("class_values") and len(known["class_values"]) != len(
+            known.get("class_names", ())
+        ):
+            raise MrsslError("provenance field class_values: as many as class_names are meant")
         return cls(**known)
 
 
@@ -223,10 +232,14 @@ def _text(where: str, value: object) -> str:
     return value
 
 
-def _count(where: str, value: object) -> int | None:
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+def _whole(where: str, value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
         raise MrsslError(f"{where}: a whole number is meant, not {type(value).__name__}")
     return value
+
+
+def _count(where: str, value: object) -> int | None:
+    return None if value is None else _whole(where, value)
 
 
 def _number(where: str, value: object) -> float:
@@ -247,6 +260,15 @@ def _texts(where: str, value: object) -> tuple[str, ...]:
 
 def _numbers(where: str, value: object) -> tuple[float, ...]:
     return tuple(_number(where, item) for item in _items(where, value))
+
+
+def _label_values(where: str, value: object) -> tuple[int | tuple[int, ...], ...]:
+    return tuple(
+        tuple(_whole(where, label) for label in item)
+        if isinstance(item, list | tuple)
+        else _whole(where, item)
+        for item in _items(where, value)
+    )
 
 
 def _config(where: str, value: object, depth: int = 0) -> Any:
@@ -277,6 +299,7 @@ _CHECKS = {
     "neighbor_step": _count,
     "type_names": _texts,
     "class_names": _texts,
+    "class_values": _label_values,
     "roi_heads": _text,
     "backbone_depth": _count,
     "backbone_norm": _text,

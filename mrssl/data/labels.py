@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import combinations
 from typing import Any
 
 import cv2
@@ -67,6 +68,17 @@ def align_label(
     return np.ascontiguousarray(values, dtype=np.int32)
 
 
+def values_of_class(values: ClassValues) -> tuple[int, ...]:
+    """The label values of a class, of which there are one or several."""
+    return values if isinstance(values, tuple) else (values,)
+
+
+def overlapping_classes(class_values: Sequence[ClassValues]) -> list[tuple[int, int]]:
+    """Pairs of classes, 0-based, that share a label value, such as nnU-Net's nested regions."""
+    sets = [set(values_of_class(values)) for values in class_values]
+    return [(a, b) for a, b in combinations(range(len(sets)), 2) if sets[a] & sets[b]]
+
+
 def instances_of_slice(
     label: np.ndarray,
     class_values: Sequence[ClassValues],
@@ -94,7 +106,7 @@ def instances_of_slice(
     classes: list[int] = []
     present = set(np.unique(label).tolist())
     for index, values in enumerate(class_values):
-        values = values if isinstance(values, tuple) else (values,)
+        values = values_of_class(values)
         if present.isdisjoint(values):
             continue
         mask = label == values[0] if len(values) == 1 else np.isin(label, values)
@@ -148,4 +160,6 @@ __all__ = [
     "boxes_of_masks",
     "check_label_geometry",
     "instances_of_slice",
+    "overlapping_classes",
+    "values_of_class",
 ]

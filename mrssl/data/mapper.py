@@ -17,7 +17,7 @@ from mrssl.data.augmentation import SliceAugmentation
 from mrssl.data.cache import VolumeCache
 from mrssl.data.cropping import RandomCrop
 from mrssl.data.donors import SLICE_KEYS, DonorPool
-from mrssl.data.labels import boxes_of_masks, instances_of_slice
+from mrssl.data.labels import ClassValues, boxes_of_masks, instances_of_slice
 from mrssl.distortions import Distorter, SliceDistorter, WholeSliceDistorter
 
 #: Samples carry intensities in [0, 255], so that 8-bit slices suit the same PIXEL_MEAN and _STD.
@@ -72,7 +72,7 @@ class SliceMapper:
         augmentation: SliceAugmentation | None = None,
         distorter: SliceDistorter | None = None,
         donors: DonorPool | None = None,
-        class_values: Sequence[int] = (),
+        class_values: Sequence[ClassValues] = (),
         instances: str = "class",
         min_instance_pixels: int = 4,
         seed: int = 0,
@@ -98,7 +98,7 @@ class SliceMapper:
         cfg: CfgNode,
         *,
         training: bool,
-        class_values: Sequence[int] = (),
+        class_values: Sequence[ClassValues] = (),
         seed: int = 0,
         records: Sequence[dict[str, Any]] = (),
     ) -> SliceMapper:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from functools import cached_property
 from typing import Any
@@ -12,10 +13,12 @@ from torch.utils.data import DataLoader
 from mrssl.checkpoint import Provenance, input_differences, load_checkpoint
 from mrssl.config import ConfigError, is_pretraining, restores_whole_slices
 from mrssl.data import Dataset, dataset_options, load_dataset
+from mrssl.data.labels import ClassValues, overlapping_classes
 from mrssl.data.loader import Batches, EvaluationSet, PositionSampler, SampleStream, build_loader
 from mrssl.data.mapper import SliceMapper
 from mrssl.data.records import PackedRecords, of_readable
 from mrssl.data.statistics import class_layout, intensity_summary
+from mrssl.engines.distributed import is_main_process
 from mrssl.errors import MrsslError
 from mrssl.evaluation import (
     DistortionEvaluator,
@@ -29,6 +32,7 @@ from mrssl.evaluation import (
 )
 from mrssl.structures import ClassLayout
 
+_LOG = logging.getLogger(__name__)
 #: Detectron2's default of ``MODEL.ROI_HEADS.NUM_CLASSES``: nobody chose it for MRI.
 _UNSET_CLASSES = 80
 
@@ -49,6 +53,8 @@ class RunData:
         train, test: standard dataset dicts, ``image_id`` unique in each; ``train`` is packed, so
             that workers share it.
         class_names: of the labels; ``["distorted"]`` while pretraining.
+        class_values: label value, or values, of each class; none while pretraining, nor of a
+            checkpoint that does not say.
         type_names: distortion types; empty but while pretraining.
         marks: by which patients' names are recognised (:mod:`mrssl.privacy`).
 
@@ -68,11 +74,12 @@ class RunData:
     ) -> None:
         self.cfg, self.pretraining, self._trained = cfg, is_pretraining(cfg), trained
         self._load, self._labeled = load, labeled and not self.pretraining
-        self._class_values: list[Any] = []
+        self.class_values: list[ClassValues] = []
         self.marks: frozenset[str] = frozenset()
         self.class_names: list[str] = ["distorted"] if self.pretraining else []
         if trained is not None and not labeled:
             self.class_names = list(trained.class_names)
+            self.class_values = list(trained.class_values)
         if training and not cfg.DATASETS.TRAIN:
             raise ConfigError("DATASETS.TRAIN is empty: a folder of scans or a dataset.json")
         train = self._describe("DATASETS.TRAIN", training=True) if training else []
@@ -150,13 +157,13 @@ class RunData:
                 f"{where}: its classes {dataset.class_names} are not those of the data set before, "
                 f"{self.class_names}"
             )
-        self.class_names, self._class_values = dataset.class_names, dataset.class_values
+        self.class_names, self.class_values = dataset.class_names, dataset.class_values
 
     def _mapper(self, *, training: bool, seed: int) -> SliceMapper:
         return SliceMapper.from_config(
             self.cfg,
             training=training,
-            class_values=self._class_values,
+            class_values=self.class_values,
             seed=seed,
             records=self.train if training else self.test,
         )
@@ -165,6 +172,11 @@ class RunData:
     def train_intensities(self) -> dict[str, Any]:
         """For checkpoints: see :func:`~mrssl.data.statistics.intensity_summary`."""
         return intensity_summary(self.train, self.train_mapper.cache) if self.train else {}
+
+    @property
+    def overlapping(self) -> list[tuple[int, int]]:
+        """Pairs of classes that share a label value, of which a pixel may be both."""
+        return overlapping_classes(self.class_values)
 
     @cached_property
     def class_layout(self) -> ClassLayout | None:
@@ -178,8 +190,18 @@ class RunData:
             return None
         if single or cfg.DATA.INSTANCES == "component":
             return None
+        if self.overlapping:
+            a, b = (self.class_names[category] for category in self.overlapping[0])
+            if is_main_process():
+                _LOG.warning(
+                    "MRSSL.EVALUATION.JOINT_NAMES is left aside: classes share label values (%s, "
+                    "%s), so that a structure may have several names",
+                    a,
+                    b,
+                )
+            return None
         if self.train:
-            return class_layout(self.train, self.train_mapper.cache, self._class_values)
+            return class_layout(self.train, self.train_mapper.cache, self.class_values)
         if self._trained is not None and self._trained.class_layout:
             try:
                 return ClassLayout.from_dict(self._trained.class_layout)
@@ -196,6 +218,7 @@ class RunData:
         layout = self.class_layout
         return {
             "class_names": self.class_names,
+            "class_values": self.class_values,
             "type_names": self.type_names,
             "intensities": self.train_intensities,
             "class_layout": layout.to_dict() if layout else None,
@@ -242,6 +265,7 @@ class RunData:
             self.class_names,
             score_threshold=self.cfg.MRSSL.EVALUATION.SCORE_THRESHOLD,
             layout=self.class_layout,
+            overlapping=self.overlapping,
         )
 
     def train_loader(

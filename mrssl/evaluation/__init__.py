@@ -6,7 +6,7 @@ with; :mod:`mrssl.evaluation.results` prints, writes and compares the outcome.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from mrssl.evaluation.coco_evaluator import CocoEvaluator
 from mrssl.evaluation.distortion_evaluator import DistortionEvaluator
@@ -41,9 +41,12 @@ def segmentation_evaluator(
     *,
     score_threshold: float = 0.5,
     layout: ClassLayout | None = None,
+    overlapping: Collection[tuple[int, int]] | None = None,
 ) -> Evaluators:
     """After fine-tuning: ``bbox``, ``segm``, ``dice``, ``hd95`` and ``assd``."""
-    volumes = VolumeEvaluator(class_names, score_threshold=score_threshold, layout=layout)
+    volumes = VolumeEvaluator(
+        class_names, score_threshold=score_threshold, layout=layout, overlapping=overlapping
+    )
     return Evaluators([CocoEvaluator(class_names), volumes])
 
 

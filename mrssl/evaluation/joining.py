@@ -112,6 +112,15 @@ def join_slices(slices: Mapping[int, Sequence[Thing]]) -> list[Structure]:
     return structures
 
 
+def overlapping_classes(instances: Sequence[Instance]) -> set[tuple[int, int]]:
+    """Pairs of classes, the lower first, of which instances of a slice share a pixel."""
+    ordered = sorted(instances, key=lambda instance: instance[0])
+    masks = [mask for _, _, mask in ordered]
+    pairs = np.argwhere(np.triu(_overlaps(masks, masks)) > 0).tolist()
+    found = {(ordered[i][0], ordered[j][0]) for i, j in pairs}
+    return {(a, b) for a, b in found if a < b}
+
+
 def _overlaps(
     first: Sequence[dict[str, Any]], second: Sequence[dict[str, Any]]
 ) -> npt.NDArray[np.float64]:
@@ -121,4 +130,12 @@ def _overlaps(
     return np.asarray(coco_mask.iou(list(first), list(second), [0] * len(second)))
 
 
-__all__ = ["Instance", "Structure", "Thing", "instances_of", "join_slices", "things_of_slice"]
+__all__ = [
+    "Instance",
+    "Structure",
+    "Thing",
+    "instances_of",
+    "join_slices",
+    "overlapping_classes",
+    "things_of_slice",
+]

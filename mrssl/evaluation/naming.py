@@ -12,7 +12,7 @@ Shape letters: D slices of a volume, H, W rows and columns of a slice, C classes
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -34,29 +34,53 @@ _RATHER_THERE = 0.5
 _MOST_NAMES, _BEAM = 1000, 200
 
 
-def label_volume(
+def class_volumes(
     slices: Mapping[int, Sequence[Instance]],
     shape: tuple[int, int, int],
     spacing: Sequence[float],
     *,
+    num_classes: int,
+    overlapping: Collection[tuple[int, int]] = (),
     layout: ClassLayout | None = None,
     threshold: float = 0.5,
-) -> npt.NDArray[np.uint16]:
-    """The label map of a volume: named together where there is a layout, else slice by slice.
+) -> Iterator[npt.NDArray[np.bool_]]:
+    """The volumes of the C classes: named together where there is a layout, else slice by slice.
+
+    Classes that overlap take no pixels from each other: of those that exclude each other, the
+    surest instance has the pixel.
 
     Args:
         slices: instances by slice index, of any score.
         shape: D, H, W.
         spacing: mm along D, H, W.
-        layout: of the C classes.
+        num_classes: C.
+        overlapping: pairs of classes of which a pixel may be both. Where there are any, the layout
+            is left aside, since it is for classes that exclude each other.
+        layout: of the classes.
         threshold: what has a lower score is left out, in [0, 1].
 
-    Returns:
-        uint16 (D, H, W): 0 background, else the class plus 1.
+    Yields:
+        bool (D, H, W), C times, in the order of the classes.
     """
-    if layout is None:
-        return slicewise_volume(slices, shape, threshold=threshold)
-    return named_volume(slices, shape, spacing, layout, threshold=threshold)
+    if not overlapping:
+        if layout is None:
+            labels = slicewise_volume(slices, shape, threshold=threshold)
+        else:
+            labels = named_volume(slices, shape, spacing, layout, threshold=threshold)
+        yield from (labels == category + 1 for category in range(num_classes))
+        return
+    for category in range(num_classes):
+        beside = partners(category, overlapping)
+        rivals = {
+            index: [instance for instance in found if instance[0] not in beside]
+            for index, found in slices.items()
+        }
+        yield slicewise_volume(rivals, shape, threshold=threshold) == category + 1
+
+
+def partners(category: int, overlapping: Collection[tuple[int, int]]) -> set[int]:
+    """The classes that overlap with one."""
+    return {other for pair in overlapping if category in pair for other in pair} - {category}
 
 
 def slicewise_volume(
@@ -67,7 +91,13 @@ def slicewise_volume(
 ) -> npt.NDArray[np.uint16]:
     """The label map in which a pixel has the class of the surest instance that covers it.
 
-    Args, Returns: see :func:`label_volume`.
+    Args:
+        slices: instances by slice index, of any score.
+        shape: D, H, W.
+        threshold: what has a lower score is left out, in [0, 1].
+
+    Returns:
+        uint16 (D, H, W): 0 background, else the class plus 1.
     """
     labels = np.zeros(shape, np.uint16)
     for index, instances in slices.items():
@@ -229,4 +259,10 @@ def _lengths(structures: Sequence[Structure]) -> npt.NDArray[np.float64]:
     return slices / slices.max()
 
 
-__all__ = ["label_volume", "name_structures", "named_volume", "slicewise_volume"]
+__all__ = [
+    "class_volumes",
+    "name_structures",
+    "named_volume",
+    "partners",
+    "slicewise_volume",
+]

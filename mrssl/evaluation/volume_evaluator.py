@@ -7,18 +7,19 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from functools import partial
+from itertools import chain, combinations
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import linear_sum_assignment
 
-from mrssl.evaluation.coco_scoring import decode_mask, encode_masks
 from mrssl.evaluation.evaluator import EvaluationError, Results, SliceEvaluator
-from mrssl.evaluation.joining import instances_of
+from mrssl.evaluation.joining import instances_of, overlapping_classes
 from mrssl.evaluation.metrics import dice, dice_of_counts, mean_of_finite
-from mrssl.evaluation.naming import label_volume, slicewise_volume
+from mrssl.evaluation.naming import class_volumes
+from mrssl.evaluation.pairing import paired_counts
 from mrssl.evaluation.surface import surface_distances
 from mrssl.structures import ClassLayout
 
@@ -34,13 +35,16 @@ class VolumeEvaluator(SliceEvaluator):
     The slices of a volume (equal ``file_name`` and ``series``) are stacked by ``slice_index``. With
     a ``layout``, the structures of the volume are named together, as :mod:`mrssl.evaluation.naming`
     says. Without one, in each slice a pixel takes the class of the highest-scoring instance that
-    covers it, of those with a score of at least ``score_threshold``. Reported, for each class a
-    mean over subjects (a subject's volumes are averaged first), then a mean over classes:
+    covers it, of those with a score of at least ``score_threshold``. Classes that overlap, such as
+    nnU-Net's regions, take no pixels from each other, and where there are any a layout is left
+    aside; truth is taken as it is. Reported, for each class a mean over subjects (a subject's
+    volumes are averaged first), then a mean over classes:
 
     - ``dice``: ``dice``, ``dice-<class>``; ``foreground``, all classes merged into one; and
       ``instances``, which forgives a wrong class: in each slice predicted and true instances are
       paired one to one for the largest overlap, and the overlap of the pairs counts,
       ``2 sum |P and T| / (sum |P| + sum |T|)`` over all instances of the volume, paired or not.
+      A pixel of several belongs to the surest, and to those whose classes overlap with its.
       Where ``instances`` is high and ``dice`` low, the outlines are right and the names wrong.
       With a layout also ``slicewise``: ``dice`` as it would be without, the same mean.
     - ``hd95``, ``assd``: mm, by :mod:`mrssl.evaluation.surface`, and per class.
@@ -63,6 +67,7 @@ class VolumeEvaluator(SliceEvaluator):
         *,
         score_threshold: float = 0.5,
         layout: ClassLayout | None = None,
+        overlapping: Collection[tuple[int, int]] | None = None,
     ) -> None:
         """Score instances of ``class_names``.
 
@@ -70,6 +75,8 @@ class VolumeEvaluator(SliceEvaluator):
             class_names: names of the classes 0, 1, ...
             score_threshold: instances with a lower score are left out, in [0, 1].
             layout: of the classes, to name the structures of a volume together.
+            overlapping: pairs of classes of which a pixel may be both; None takes those that
+                overlap in the truth, of all slices together.
 
         Raises:
             EvaluationError: the layout is of another number of classes.
@@ -82,34 +89,35 @@ class VolumeEvaluator(SliceEvaluator):
         self.class_names = list(class_names)
         self.score_threshold = score_threshold
         self.layout = layout
+        self.overlapping = overlapping
         self.per_subject: list[dict[str, Any]] = []
 
     def _record(self, truth: Mapping[str, Any], prediction: Mapping[str, Any]) -> dict[str, Any]:
-        size = (int(truth["height"]), int(truth["width"]))
-        scores = np.asarray(prediction["scores"])
-        masks = np.asarray(prediction["masks"], bool)
-        order = np.argsort(-scores, kind="stable")
-        predicted = flatten_instances(masks[order[scores[order] >= self.score_threshold]], size)
-        true = flatten_instances(np.asarray(truth["masks"], bool), size)
         return {
             "volume": (str(truth["file_name"]), str(truth.get("series", ""))),
             "subject_id": str(truth["subject_id"]),
             "slice_index": int(truth["slice_index"]),
             "num_slices": int(truth["num_slices"]),
             "spacing": tuple(float(step) for step in truth["spacing"]),
-            "size": size,
+            "size": (int(truth["height"]), int(truth["width"])),
             "found": instances_of(prediction),
-            "true": _encode_classes(true, np.asarray(truth["classes"])),
-            "instances": _paired_counts(predicted, true),
+            "true": instances_of({**truth, "scores": np.ones(len(truth["classes"]))}),
         }
 
     def _score(self, records: list[dict[str, Any]]) -> Results:
         volumes: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
         for record in records:
             volumes[record["volume"]].append(record)
+        overlapping, layout = self._overlapping(records), self.layout
+        if overlapping and layout is not None:
+            names = ", ".join(self.class_names[c] for c in sorted(set(chain(*overlapping))))
+            _logger.warning("classes overlap (%s): structures are not named together", names)
+            layout = None
         subjects: dict[str, list[Results]] = defaultdict(list)
         for _, slices in sorted(volumes.items()):
-            subjects[slices[0]["subject_id"]].append(self._score_volume(slices))
+            subjects[slices[0]["subject_id"]].append(
+                self._score_volume(slices, overlapping, layout)
+            )
         means = {subject: self._mean(rows) for subject, rows in sorted(subjects.items())}
         self.per_subject = [
             {"subject_id": subject, "volumes": len(subjects[subject]), **_reported(mean)}
@@ -117,28 +125,50 @@ class VolumeEvaluator(SliceEvaluator):
         ]
         return _reported(self._mean(list(means.values())))
 
-    def _score_volume(self, slices: list[dict[str, Any]]) -> Results:
-        true = true_volume(slices)
-        spacing = slices[0]["spacing"]
-        found = {record["slice_index"]: record["found"] for record in slices}
-        predicted = label_volume(
-            found, true.shape, spacing, layout=self.layout, threshold=self.score_threshold
+    def _overlapping(self, records: list[dict[str, Any]]) -> Collection[tuple[int, int]]:
+        if self.overlapping is not None:
+            return self.overlapping
+        return set(chain.from_iterable(overlapping_classes(record["true"]) for record in records))
+
+    def _score_volume(
+        self,
+        slices: list[dict[str, Any]],
+        overlapping: Collection[tuple[int, int]],
+        layout: ClassLayout | None,
+    ) -> Results:
+        shape, spacing = volume_shape(slices), slices[0]["spacing"]
+        found, true = (
+            {record["slice_index"]: record[key] for record in slices} for key in ("found", "true")
         )
+        volumes = partial(
+            class_volumes, shape=shape, spacing=spacing, num_classes=len(self.class_names)
+        )
+        predict = partial(volumes, found, overlapping=overlapping, threshold=self.score_threshold)
+        # Nothing takes a pixel from a class of the truth.
+        truth = partial(volumes, true, overlapping=[*combinations(range(len(self.class_names)), 2)])
         results: Results = {task: {} for task in _TASKS}
-        if self.layout is not None:
-            separate = slicewise_volume(found, true.shape, threshold=self.score_threshold)
-            results[_SLICEWISE] = {
-                f"{_SLICEWISE}-{name}": dice(separate == c + 1, true == c + 1)
-                for c, name in enumerate(self.class_names)
-            }
-        scores = score_labels(predicted, true, spacing, len(self.class_names))
-        for task in _TASKS:
-            for name, value in zip(self.class_names, scores[task], strict=True):
+        missed, foreground = 0, np.zeros((2, *shape), bool)
+        for name, *masks in zip(self.class_names, predict(layout=layout), truth(), strict=True):
+            for task, value in score_masks(masks[0], masks[1], spacing).items():
                 results[task][f"{task}-{name}"] = value
-        results["dice"]["foreground"] = dice(predicted > 0, true > 0)
-        paired = np.sum([record["instances"] for record in slices], axis=0)
-        results["dice"]["instances"] = dice_of_counts(*paired.tolist())
-        results["hd95"]["missed"] = scores["missed"]
+            missed += masks[0].any() != masks[1].any()
+            foreground |= np.stack(masks)
+        if layout is not None:
+            results[_SLICEWISE] = {
+                f"{_SLICEWISE}-{name}": dice(*masks)
+                for name, *masks in zip(self.class_names, predict(), truth(), strict=True)
+            }
+        results["dice"]["foreground"] = dice(*foreground)
+        paired = [
+            paired_counts(
+                [instance for instance in record["found"] if instance[1] >= self.score_threshold],
+                record["true"],
+                overlapping,
+            )
+            for record in slices
+        ]
+        results["dice"]["instances"] = dice_of_counts(*np.sum(paired, axis=0).tolist())
+        results["hd95"]["missed"] = float(missed)
         return results
 
     def _mean(self, rows: Sequence[Mapping[str, Any]]) -> Results:
@@ -166,98 +196,44 @@ def _reported(means: Results) -> Results:
     return results
 
 
-def flatten_instances(masks: npt.NDArray[np.bool_], size: tuple[int, int]) -> npt.NDArray[np.int32]:
-    """Let each pixel belong to the first of the (N, H, W) masks that covers it.
+def volume_shape(slices: list[dict[str, Any]]) -> tuple[int, int, int]:
+    """D, H, W of the volume that records of slices belong to.
 
-    Returns:
-        int32 (H, W): 0 where there is none, else the position of the mask plus 1.
-    """
-    labels = np.zeros(size, np.int32)
-    for index in reversed(range(len(masks))):
-        labels[masks[index]] = index + 1
-    return labels
-
-
-def true_volume(slices: list[dict[str, Any]]) -> npt.NDArray[np.uint16]:
-    """Stack the records of a volume's slices to its true label map.
-
-    Slices that were not evaluated are empty.
-
-    Returns:
-        uint16 (D, H, W): 0 background, else the class plus 1.
+    Those that were not evaluated are said, and count as empty.
 
     Raises:
         EvaluationError: slices of different size, or a slice beyond the volume.
     """
     first = slices[0]
     shape = (first["num_slices"], *first["size"])
-    labels = np.zeros(shape, np.uint16)
     for record in slices:
         if record["size"] != first["size"] or not 0 <= record["slice_index"] < shape[0]:
             raise EvaluationError(
                 f"{record['volume'][0]}: slice {record['slice_index']} of size {record['size']} "
                 f"does not fit into a volume of shape {shape}"
             )
-        for category, rle in record["true"]:
-            labels[record["slice_index"]][decode_mask(rle)] = category + 1
     if len(slices) < shape[0]:
         _logger.warning("%s: %d of %d slices evaluated", first["volume"][0], len(slices), shape[0])
-    return labels
+    return shape
 
 
-def score_labels(
-    predicted: npt.NDArray[np.integer],
-    true: npt.NDArray[np.integer],
-    spacing: Sequence[float],
-    num_classes: int,
-) -> dict[str, Any]:
-    """Dice, HD95 and ASSD of each class of two label maps.
+def score_masks(
+    predicted: npt.NDArray[np.bool_], true: npt.NDArray[np.bool_], spacing: Sequence[float]
+) -> dict[str, float]:
+    """``dice``, ``hd95`` and ``assd`` of a class, by the conventions of :class:`VolumeEvaluator`.
 
     Args:
-        predicted: int (D, H, W): 0 background, else the class plus 1.
+        predicted: bool (D, H, W), the whole volume.
         true: the same.
         spacing: mm along D, H, W.
-        num_classes: classes are 0 to ``num_classes - 1``.
-
-    Returns:
-        ``dice``, ``hd95``, ``assd``: lists of ``num_classes`` values, by the conventions of
-        :class:`VolumeEvaluator`; ``missed``: the number of classes in only one of the maps.
     """
-    diagonal = float(np.linalg.norm(np.multiply(true.shape, spacing)))
-    scores: dict[str, Any] = {"dice": [], "hd95": [], "assd": [], "missed": 0}
-    for category in range(num_classes):
-        masks = [labels == category + 1 for labels in (predicted, true)]
-        present = [mask.any() for mask in masks]
+    present = (predicted.any(), true.any())
+    if all(present):
+        distances = surface_distances(predicted, true, spacing)
+        values = (dice(predicted, true), distances.hd95, distances.assd)
+    elif any(present):
+        diagonal = float(np.linalg.norm(np.multiply(true.shape, spacing)))
+        values = (0.0, diagonal, diagonal)
+    else:
         values = (float("nan"),) * 3
-        if all(present):
-            distances = surface_distances(masks[0], masks[1], spacing)
-            values = (dice(masks[0], masks[1]), distances.hd95, distances.assd)
-        elif any(present):
-            values = (0.0, diagonal, diagonal)
-            scores["missed"] += 1
-        for task, value in zip(_TASKS, values, strict=True):
-            scores[task].append(value)
-    return scores
-
-
-def _encode_classes(
-    labels: npt.NDArray[np.int32], classes: npt.NDArray[np.integer]
-) -> list[tuple[int, dict[str, Any]]]:
-    """Run lengths of each class of a map of instances: ``(class, RLE)``."""
-    class_map = np.concatenate([[-1], classes]).astype(np.int64)[labels]
-    present = np.unique(class_map[class_map >= 0])
-    rles = encode_masks(class_map[None] == present[:, None, None])
-    return [(int(category), rle) for category, rle in zip(present, rles, strict=True)]
-
-
-def _paired_counts(
-    predicted: npt.NDArray[np.int32], true: npt.NDArray[np.int32]
-) -> tuple[int, int, int]:
-    """Pixels in common of the best one-to-one pairs of instances, predicted, and true pixels."""
-    columns = int(true.max(initial=0)) + 1
-    rows = int(predicted.max(initial=0)) + 1
-    pairs = predicted.ravel().astype(np.int64) * columns + true.ravel()
-    overlaps = np.bincount(pairs, minlength=rows * columns).reshape(rows, columns)
-    overlaps = overlaps[1:, 1:]
-    common = overlaps[linear_sum_assignment(overlaps, maximize=True)].sum()
-    return int(common), int(np.count_nonzero(predicted)), int(np.count_nonzero(true))
+    return dict(zip(_TASKS, values, strict=True))

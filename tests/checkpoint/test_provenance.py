@@ -21,7 +21,7 @@ def test_from_config_and_round_trip():
     cfg = get_cfg()
     cfg.DATASETS.TRAIN = ("/scans/someone/spine/dataset.json:train", "/data/mri", "registered")
     cfg.MODEL.WEIGHTS = "/scans/someone/model.pth"
-    provenance = make(cfg, iteration=5)
+    provenance = make(cfg, iteration=5, class_values=[(1, 2)])
     assert provenance.data == ("spine/dataset.json:train", "mri", "registered")
     assert provenance.pixel_mean == (103.53, 116.28, 123.675)
     assert provenance.normalization_range == (0.5, 99.5)
@@ -64,6 +64,10 @@ def nested(depth):
         ("pixel_std", [True]),
         ("type_names", "blur"),
         ("class_names", [1]),
+        ("class_values", 1),
+        ("class_values", ["1"]),
+        ("class_values", [[1, 2.0]]),
+        ("class_values", [1]),  # of a class without a name
         ("neighbor_step", 1.5),
         ("iteration", True),
         ("model_config", [1]),

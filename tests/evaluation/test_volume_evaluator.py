@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from mrssl.evaluation import EvaluationError, VolumeEvaluator
-from mrssl.evaluation.volume_evaluator import flatten_instances, score_labels
 
 Make = Callable[..., dict[str, Any]]
 A, HALF_A, B = [4, 4, 20, 20], [4, 4, 20, 12], [30, 30, 50, 60]
@@ -146,24 +145,3 @@ def test_the_surface_in_a_volume_of_one_slice_is_the_outline(
     # In a slice of two, all pixels are surface, and those that both have at distance zero.
     ring = 4 * 24 * (1 + 2 + 3 + 4) + 4 * sum(np.hypot(*np.mgrid[1:5, 1:5]).flat)
     assert assd(2) == pytest.approx(ring / (32**2 + 24**2))
-
-
-def test_the_first_mask_owns_the_pixel() -> None:
-    masks = np.array([[[1, 1, 0]], [[0, 1, 1]]], bool)
-    np.testing.assert_array_equal(flatten_instances(masks, (1, 3)), [[1, 1, 2]])
-    np.testing.assert_array_equal(flatten_instances(masks[:0], (1, 3)), [[0, 0, 0]])
-
-
-def test_label_maps_against_whole_volume_masks() -> None:
-    from mrssl.evaluation.metrics import dice
-    from mrssl.evaluation.surface import surface_distances
-
-    rng = np.random.default_rng(0)
-    predicted, true = rng.integers(0, 4, (2, 5, 9, 8))
-    scores = score_labels(predicted, true, (2.0, 0.5, 1.0), 3)
-    for index in range(3):
-        masks = predicted == index + 1, true == index + 1
-        distances = surface_distances(*masks, (2.0, 0.5, 1.0))
-        assert scores["dice"][index] == dice(*masks)
-        assert scores["hd95"][index] == distances.hd95
-        assert scores["assd"][index] == distances.assd

@@ -97,6 +97,31 @@ def test_labels_of_a_scan_tilted_by_45_degrees_lie_on_its_grid(kind: type, tmp_p
     np.testing.assert_allclose(found.affine, source.affine, atol=1e-5)
 
 
+def test_inner_regions_lie_on_outer_ones_and_are_counted_in_both() -> None:
+    volumes = np.zeros((3, 1, 1, 6), bool)
+    volumes[0, ..., 2:4] = volumes[1, ..., 1:5] = volumes[2, ..., 0:2] = True
+    labels, voxels = segment.paint(volumes, [3, (2, 3), 4])
+    assert labels.dtype == np.uint16
+    assert labels.ravel().tolist() == [3, 3, 1, 1, 2, 0]
+    assert voxels == [2, 4, 2]
+
+
+def test_regions_are_painted_by_the_values_in_the_checkpoint(
+    repository_root: Path, checkpoint: Path, scans: Path, tmp_path: Path, capsys: Any
+) -> None:
+    content = torch.load(checkpoint, weights_only=True)
+    assert content["mrssl"]["class_values"] == [1, 2]
+    content["mrssl"] |= {"class_values": [[1], [1, 2]], "class_layout": {}}
+    torch.save(content, tmp_path / "regions.pth")
+    run(repository_root, tmp_path / "regions.pth", scans, tmp_path / "out")
+    labels = np.asarray(nib.load(tmp_path / "out" / "a.nii.gz").dataobj)
+    printed = next(line for line in capsys.readouterr().out.splitlines() if "a.nii.gz" in line)
+    sizes = [float(part.split()[-2]) for part in printed.split(": ", 1)[1].split(",")]
+    shown = np.bincount(labels.ravel(), minlength=3)[1:] * 3 / 1000
+    assert sizes[0] == pytest.approx(shown[0], abs=0.05)
+    assert sizes[1] >= shown[1] - 0.05
+
+
 def test_the_same_body_in_another_order_of_axes_is_segmented_alike(
     repository_root: Path, checkpoint: Path, phantom: Path, tmp_path: Path
 ) -> None:

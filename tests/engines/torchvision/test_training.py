@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -293,6 +294,35 @@ def test_structures_are_named_by_the_layout_of_the_training_volumes(
     ):
         cfg = config(repository_root, FINETUNE, phantom, tmp_path / "each", *overrides)
         assert RunData(cfg).class_layout is None
+
+
+def test_classes_that_share_label_values_are_scored_as_they_are_and_not_named_together(
+    repository_root: Path, phantom: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    description = json.loads(phantom.read_text())
+    description["labels"] = {"background": 0, "both": [1, 2], "large": 2}
+    nested = phantom.with_name("nested.json")
+    nested.write_text(json.dumps(description))
+    cfg = config(repository_root, FINETUNE, nested, tmp_path, "SOLVER.MAX_ITER", 1)
+    with caplog.at_level(logging.WARNING):
+        data = RunData(cfg)
+        assert data.class_layout is None
+    assert "JOINT_NAMES is left aside: classes share label values (both, large)" in caplog.text
+    assert data.overlapping == [(0, 1)]
+    records = data.test[2:6]
+    truth = [data.test_mapper(record) for record in records]
+    evaluator = data.evaluator()
+    evaluator.process(truth, [{**t, "scores": np.array([0.8, 0.9])} for t in truth])
+    assert evaluator.evaluate()["dice"]["dice"] == 1.0
+    run(cfg)
+    scans = config(
+        repository_root, FINETUNE, nested, tmp_path,
+        "MODEL.WEIGHTS", tmp_path / "model_final.pth",
+        "DATASETS.TEST", f"('{nested.parent / 'images'}',)",
+    )  # fmt: skip
+    unlabeled, _ = RunData.for_weights(scans, labeled=False)
+    assert unlabeled.class_values == [(1, 2), 2]
+    assert unlabeled.class_layout is None
 
 
 def test_the_layout_travels_with_the_weights(
