@@ -103,8 +103,8 @@ class Bench:
             weights = file_digest(self.files[run.weights])
         elif run.needs:
             by_id = {r.id: r for r in self.runs(PRETRAIN)}
-            weights = by_id[run.needs].fingerprint("")
-        return run.fingerprint(weights)
+            weights = by_id[run.needs].fingerprint("", self.plan.engine)
+        return run.fingerprint(weights, self.plan.engine)
 
 
 def read_row(path: Path) -> Row:

@@ -25,6 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ALL = "all"
 SCRATCH = "scratch"  # the arm that the others are compared with, where a plan names none
 PRETRAIN, FINETUNE, TUNE = "pretrain", "finetune", "tune"
+TORCHVISION = "torchvision"  # the engine, where a plan names none
 
 
 @dataclass(frozen=True)
@@ -105,10 +106,14 @@ class Run:
     weights: str = ""
     needs: str = ""
 
-    def fingerprint(self, weights: str) -> str:
-        """A digest of all that its figures depend on; ``weights`` is that of what it starts from.
+    def fingerprint(self, weights: str, engine: str = TORCHVISION) -> str:
+        """A digest of all that its figures depend on; the device and the code are not among it.
 
         The configuration file counts by its content, bases included.
+
+        Args:
+            weights: the digest of what it starts from; "" for nothing.
+            engine: that trains it.
         """
         parts = [
             self.recipe.content(),
@@ -117,8 +122,11 @@ class Run:
             self.validation,
             self.test,
             self.seed,
+            weights,
         ]
-        text = json.dumps([*parts, weights], sort_keys=True, default=str)
+        if engine != TORCHVISION:  # left out of the fingerprints of rows from before it counted
+            parts.append(engine)
+        text = json.dumps(parts, sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

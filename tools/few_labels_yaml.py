@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 
 import yaml
 
-from few_labels_plan import ALL, FINETUNE, PRETRAIN, ROOT, SCRATCH, Arm, Plan, Recipe
+from few_labels_plan import ALL, FINETUNE, PRETRAIN, ROOT, SCRATCH, TORCHVISION, Arm, Plan, Recipe
+from mrssl.engines import ENGINES
 from mrssl.errors import MrsslError
 
 T = TypeVar("T")
@@ -41,7 +42,7 @@ def load_plan(path: str | Path) -> Plan:
     schedules = {str(n): child.rest() for n, child in node.children("schedules")}
     plan = Plan(
         dataset=node.take("dataset", str),
-        engine=node.take("engine", str, "torchvision"),
+        engine=node.take("engine", _engine, TORCHVISION),
         train_split=node.take("train_split", str, "train"),
         test_split=node.take("test_split", str, "test"),
         validation_subjects=validation.take("subjects", int, 0),
@@ -81,6 +82,12 @@ def _labeled(value: Any) -> tuple[str, ...]:
     if not all(v == ALL or (isinstance(v, int) and v > 0) for v in value):
         raise TypeError
     return tuple(map(str, value))
+
+
+def _engine(value: Any) -> str:
+    if value not in ENGINES or value == "auto":  # which differs from machine to machine
+        raise ValueError
+    return str(value)
 
 
 def _baselines(value: Any) -> dict[str, tuple[str, ...]]:

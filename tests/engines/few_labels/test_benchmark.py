@@ -140,10 +140,11 @@ def test_other_settings_are_refused_and_not_mixed(
 ) -> None:
     execute(bench, run_of(bench, "scratch/n1/seed0"))
     few = {"SOLVER.MAX_ITER": 5}
-    changed = replace(bench, plan=load_plan(write_plan(schedules={1: few})))
-    with pytest.raises(MrsslError, match="was run with other settings"):
-        changed.finished(run_of(changed, "scratch/n1/seed0"))
-    assert changed.finished(run_of(changed, "scratch/n2/seed0")) is None
+    for change in {"schedules": {1: few}}, {"engine": "detectron2"}:
+        changed = replace(bench, plan=load_plan(write_plan(**change)))
+        with pytest.raises(MrsslError, match="was run with other settings"):
+            changed.finished(run_of(changed, "scratch/n1/seed0"))
+        assert changed.finished(run_of(changed, "scratch/n2/seed0")) is None
 
 
 def test_weights_by_file_stand_in_for_a_pretraining(

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from few_labels_plan import ROOT, Plan, Run, choose_subjects
+from few_labels_plan import ROOT, Plan, Recipe, Run, choose_subjects
 from few_labels_yaml import load_plan
 from mrssl.config import load_cfg
 from mrssl.errors import MrsslError
@@ -87,8 +87,17 @@ def test_a_fingerprint_covers_what_figures_depend_on(plan: Plan) -> None:
         {"train": "other"}, {"validation": "other"}, {"test": "other"}, {"seed": 7},
     ]  # fmt: skip
     prints |= {replace(run, **change).fingerprint("a") for change in changes}
-    assert len(prints) == 2 + len(changes)
+    prints.add(run.fingerprint("a", "detectron2"))
+    assert len(prints) == 3 + len(changes)
     assert replace(run, id="renamed").fingerprint("a") == run.fingerprint("a")
+
+
+def test_rows_from_before_the_engine_counted_are_still_done(tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text("MODEL: {MASK_ON: true}\n")
+    recipe = Recipe(str(config), {"SOLVER.MAX_ITER": 4})
+    run = Run("a", "finetune", "a", recipe, train="t", test="e", seed=1)
+    assert run.fingerprint("w") == "c9891716e37f5178"  # golden: of the code of then
 
 
 def test_arms_override_the_schedule_and_values_come_from_the_bases(
@@ -118,6 +127,7 @@ def test_one_pretraining_a_seed_where_it_is_asked_for(write_plan: Callable[..., 
         ({"labelled": [1]}, "unknown key 'labelled'"),
         ({"labeled": ["some"]}, "labeled: .'some'. is not what is meant"),
         ({"seeds": "three"}, "seeds: 'three' is not"),
+        ({"engine": "auto"}, "engine: 'auto' is not what is meant"),
         ({"finetune": {"config": "configs/none.yaml"}}, "is no file of the repository"),
         ({"arms": {"a": {"weight": "mrssl"}}}, "arms: a: unknown key 'weight'"),
         ({"tune": {"grids": {"nobody": {}}}}, "tune.grids.nobody is no arm"),
