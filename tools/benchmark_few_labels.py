@@ -156,7 +156,7 @@ def _check_settings(bench: Bench, rows: Iterable[Row], path: Path) -> None:
     runs = {run.id: run for kind in FILES for run in bench.runs(kind)}
     for row in rows:
         run = runs.get(row["id"])
-        if run is None or row["settings"] != bench.fingerprint(run):
+        if run is None or not bench.is_current(run, row):
             raise MrsslError(
                 f"{path}: {row['id']} is not of this plan, or was run with other settings"
             )
@@ -224,7 +224,7 @@ def _available(bench: Bench, runs: Iterable[Run]) -> Iterator[Run]:
     """Leave out arms whose weights nobody made or gave, and say so once."""
     told = set()
     for run in runs:
-        if not run.weights or run.needs or run.weights in bench.files or run.id in bench.known:
+        if not run.weights or run.needs or run.weights in bench.files or bench.finished(run):
             yield run
         elif run.weights not in told:
             told.add(run.weights)

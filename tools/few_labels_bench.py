@@ -45,6 +45,11 @@ class Bench:
         """The labelled subjects of the training split."""
         return self.plan.subjects(self.data)
 
+    @cached_property
+    def digests(self) -> dict[str, str]:
+        """SHA-256 of the weights given by file, by name."""
+        return {name: file_digest(path) for name, path in self.files.items()}
+
     def runs(self, kind: str) -> list[Run]:
         """All runs of a kind that the plan has, in their order."""
         if kind == PRETRAIN:
@@ -68,12 +73,16 @@ class Bench:
         if run.kind == PRETRAIN and not (self.folder(run.id) / "train" / FINAL).exists():
             return None
         row = read_row(path) if path.exists() else self.known.get(run.id)
-        if row is not None and row["settings"] != self.fingerprint(run):
+        if row is not None and not self.is_current(run, row):
             raise MrsslError(
                 f"{path if path.exists() else self.output}: {run.id} was run with other settings; "
                 "give another --output, or remove it from this one"
             )
         return row
+
+    def is_current(self, run: Run, row: Row) -> bool:
+        """Whether a row of ``run`` was made with the settings that the plan has now."""
+        return bool(row["settings"] == self.fingerprint(run, file=row.get("weights_sha256", "")))
 
     def weights(self, run: Run) -> Path | None:
         """The file that a run starts from; None for scratch.
@@ -96,11 +105,16 @@ class Bench:
         """Id of the pretraining run that ``run`` waits for; "" where a file stands in for it."""
         return "" if run.weights in self.files else run.needs
 
-    def fingerprint(self, run: Run) -> str:
-        """What :meth:`Run.fingerprint` says, with that of the weights' own run, or file."""
-        weights = ""
+    def fingerprint(self, run: Run, *, file: str = "") -> str:
+        """What :meth:`Run.fingerprint` says, with that of the weights' own run, or file.
+
+        Args:
+            run: of the plan.
+            file: SHA-256 of the weights where they are a file that is not given here; "" for none.
+        """
+        weights = file
         if run.weights in self.files:
-            weights = file_digest(self.files[run.weights])
+            weights = self.digests[run.weights]
         elif run.needs:
             by_id = {r.id: r for r in self.runs(PRETRAIN)}
             weights = by_id[run.needs].fingerprint("", self.plan.engine)

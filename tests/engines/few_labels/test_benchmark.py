@@ -160,9 +160,31 @@ def test_weights_by_file_stand_in_for_a_pretraining(
     assert given.needs(run) == "" and len(row["weights_sha256"]) == 64
     file.write_bytes(b"others")
     with pytest.raises(MrsslError, match="other settings"):
-        given.finished(run)
+        replace(given).finished(run)
+    with pytest.raises(MrsslError, match="was run with other settings"):
+        bench.finished(run)  # the plan pretrains for this arm
     with pytest.raises(MrsslError, match="--weights imagenet=FILE"):
         execute(bench, run_of(bench, "imagenet/n1/seed0"))
+
+
+def test_what_started_from_a_file_stays_done_where_the_file_is_not_given(
+    bench: Bench, trainings: Trainings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("matplotlib")
+    file = tmp_path / "weights.pth"
+    file.write_bytes(b"made elsewhere")
+    run = run_of(bench, "imagenet/n1/seed0")
+    row = execute(replace(bench, files={"imagenet": file}), run)
+    assert bench.finished(run) == row
+    arguments = ["--config-file", str(tmp_path / "plan.yaml"), "--data", str(bench.data)]
+    arguments += ["--output", str(bench.output), "--arms", "imagenet"]
+    assert benchmark_few_labels.main(arguments) == 0
+    told = capsys.readouterr()
+    assert "1 of 1 runs are done" in told.out and "left out: imagenet" in told.err
+    path = bench.folder(run.id) / "result.json"
+    path.write_text(json.dumps(row | {"weights_sha256": "of another file"}))
+    with pytest.raises(MrsslError, match="was run with other settings"):
+        bench.finished(run)
 
 
 def test_rows_outlive_their_folders(
