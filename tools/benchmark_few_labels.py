@@ -84,20 +84,26 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run what is asked for; 1 where a run failed."""
-    args = parser().parse_args(argv)
+    options = parser()
+    args = options.parse_args(argv)
+    if (args.report or args.run) and (args.arms or args.labeled or args.seeds):
+        options.error("--report and --run take no --arms, --labeled or --seeds")
     bench = _bench(args, load_plan(args.config_file))
-    if args.model_zoo:
-        made_by = f"tools/benchmark_few_labels.py --config-file {args.config_file.as_posix()}"
-        print(zoo_rows(_rows(bench, FINETUNE), f"{made_by} --data DATA --output OUTPUT"))
-        return 0
     if args.run:
         execute(bench, _by_id(bench, args.run))
+        return 0
+    done = {kind: _rows(bench, kind) for kind in FILES}  # of another plan: refused before the work
+    if args.model_zoo:
+        _print_model_zoo(bench, args, done[FINETUNE])
         return 0
     if args.score_again:
         _score_again(bench, args)
         return 0
     if args.report:
-        _report(bench)
+        if not any(done.values()):
+            raise MrsslError(f"{bench.output}: no run is done, and no --rows given")
+        write_rows(bench)
+        write_report(bench)
         return 0
     runs = _runs(bench, args)
     if args.list:
@@ -158,7 +164,8 @@ def _check_settings(bench: Bench, rows: Iterable[Row], path: Path) -> None:
         run = runs.get(row["id"])
         if run is None or not bench.is_current(run, row):
             raise MrsslError(
-                f"{path}: {row['id']} is not of this plan, or was run with other settings"
+                f"{path}: {row['id']} is not of this plan, or was run with other settings; "
+                "give another --output, or remove that run"
             )
 
 
@@ -194,13 +201,12 @@ def _score_again(bench: Bench, args: argparse.Namespace) -> None:
         write_report(bench)
 
 
-def _report(bench: Bench) -> None:
-    rows = [row for kind in FILES for row in _rows(bench, kind)]
-    if not rows:
-        raise MrsslError(f"{bench.output}: no run is done, and no --rows given")
-    _check_settings(bench, rows, bench.output)
-    write_rows(bench)
-    write_report(bench)
+def _print_model_zoo(bench: Bench, args: argparse.Namespace, rows: Iterable[Row]) -> None:
+    chosen = {run.id for run in _filtered(args, bench.runs(FINETUNE), bench.plan)}
+    made_by = f"tools/benchmark_few_labels.py --config-file {args.config_file.as_posix()}"
+    made_by += " --data DATA --output OUTPUT"
+    made_by += f" --seeds {args.seeds}" if args.seeds else ""
+    print(zoo_rows([row for row in rows if row["id"] in chosen], made_by))
 
 
 def _filtered(args: argparse.Namespace, runs: Iterable[Run], plan: Plan) -> Iterator[Run]:
@@ -250,14 +256,19 @@ def _command(args: argparse.Namespace, run: Run) -> list[str]:
 
 
 def _rows(bench: Bench, kind: str) -> list[Row]:
-    """Rows of all finished runs of a kind: of earlier reports, and of the runs' folders."""
+    """Rows of all finished runs of a kind: of earlier reports, and of the runs' folders.
+
+    Raises:
+        MrsslError: one is not of this plan.
+    """
     rows = {row["id"]: row for row in bench.known.values() if row["kind"] == kind}
     for path in sorted((bench.output / "runs").rglob(RESULT)):
         row = read_row(path)
         if row["kind"] == kind:
             rows[row["id"]] = row
+    _check_settings(bench, rows.values(), bench.output)
     order = {run.id: place for place, run in enumerate(bench.runs(kind))}
-    return sorted(rows.values(), key=lambda row: order.get(row["id"], len(order)))
+    return sorted(rows.values(), key=lambda row: order[row["id"]])
 
 
 def write_rows(bench: Bench) -> None:

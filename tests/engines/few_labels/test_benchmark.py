@@ -247,8 +247,38 @@ def test_what_is_done_is_reported_and_nothing_run(
     # Rows from before a change of the plan are told, not reported beside the others.
     stale = rows[0] | {"id": "scratch/n1/seed1"}
     (bench.output / "results.json").write_text(json.dumps([*rows, stale]))
-    with pytest.raises(MrsslError, match=r"scratch/n1/seed1 is not of this plan"):
-        benchmark_few_labels.main(arguments)
+    before = (bench.output / "results.md").read_text()
+    for what in ["--report"], ["--model-zoo"], ["--list"], ["--labeled", "2"]:
+        with pytest.raises(MrsslError, match=r"scratch/n1/seed1 is not of this plan"):
+            benchmark_few_labels.main([*arguments[:-1], *what])
+    assert (bench.output / "results.md").read_text() == before
+
+
+def test_the_model_zoo_has_rows_of_what_is_chosen(
+    bench: Bench, trainings: Trainings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for run_id in "scratch/n1/seed0", "scratch/n1/seed1", "scratch/n2/seed1":
+        execute(bench, run_of(bench, run_id))
+    arguments = ["--config-file", str(tmp_path / "plan.yaml"), "--data", str(bench.data)]
+    arguments += ["--output", str(bench.output), "--model-zoo"]
+    assert benchmark_few_labels.main(arguments) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2 + 2
+    assert benchmark_few_labels.main([*arguments, "--labeled", "1", "--seeds", "1"]) == 0
+    *_, row = capsys.readouterr().out.splitlines()
+    assert "--seeds 1 --arms scratch --labeled 1`" in row and "| 1 | 1 |" in row
+
+
+@pytest.mark.parametrize("what", [["--report"], ["--run", "scratch/n1/seed0"]])
+@pytest.mark.parametrize("part", [["--arms", "scratch"], ["--labeled", "1"], ["--seeds", "0"]])
+def test_a_part_of_the_grid_is_no_report_and_no_run(
+    part: list[str], what: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        benchmark_few_labels.main(
+            ["--config-file", "x", "--data", "x", "--output", "x", *what, *part]
+        )
+    assert stopped.value.code == 2
+    assert "--report and --run take no --arms" in capsys.readouterr().err
 
 
 #: What a process of the pool does here: fails where told, else leaves the row of a finished run.
