@@ -157,9 +157,18 @@ class Plan:
         """The labelled subjects of the training split, sorted.
 
         Raises:
-            MrsslError: the data set cannot be used.
+            MrsslError: the data set cannot be used, or a test subject is in the training split,
+                all of which pretraining sees.
         """
-        cases = describe(str(data / self.path(self.train_split))).cases
+        cases, test = (
+            describe(data / self.path(split)).cases for split in (self.train_split, self.test_split)
+        )
+        unseen = {case.source.subject for case in test}
+        if seen := sorted(unseen & {case.source.subject for case in cases}):
+            raise MrsslError(
+                f"{data / self.path(self.test_split)}: subject {seen[0]!r} is in the training "
+                f"split {self.train_split!r} too"
+            )
         return sorted({case.source.subject for case in cases if case.label_file})
 
     def pretraining_runs(self) -> Iterator[Run]:

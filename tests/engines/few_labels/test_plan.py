@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -76,6 +78,26 @@ def test_a_seed_adds_subjects_to_those_of_fewer(seed: int) -> None:
     assert len(choose_subjects(SUBJECTS, "10", seed, validation=5)[1]) == 2
     with pytest.raises(MrsslError, match="13 labelled subjects"):
         choose_subjects(SUBJECTS, "13", seed)
+
+
+def test_a_test_subject_that_training_sees_is_refused(
+    write_plan: Callable[..., Path], phantom: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "leak" / "phantom"
+    shutil.copytree(phantom.parent, folder)
+    plan = load_plan(write_plan(train_split="fold0_train", test_split="fold1_test"))
+    splits = json.loads((folder / "split.json").read_text())
+    train, test = splits["train"], splits["test"]
+
+    def subjects(test: list[str]) -> list[str]:
+        # Folds may overlap: what reads splits lets these through.
+        folds = {"fold0_train": train, "fold1_test": test}
+        (folder / "split.json").write_text(json.dumps(folds))
+        return plan.subjects(folder.parent)
+
+    assert subjects(test) == sorted(train)
+    with pytest.raises(MrsslError, match=f"fold1_test: subject '{train[0]}' is in the training"):
+        subjects([*test, train[0]])
 
 
 def test_a_fingerprint_covers_what_figures_depend_on(plan: Plan) -> None:
