@@ -62,7 +62,7 @@ class Arm:
     """A way to fine-tune.
 
     Attributes:
-        recipe: of the fine-tuning, without the schedule.
+        recipe: its configuration file, and its own keys, which go before those of the schedule.
         weights: name of a pretraining, or of a file given on the command line; "" = scratch.
         labeled: numbers of labelled subjects to run it at.
         seeds: likewise.
@@ -142,6 +142,7 @@ class Plan:
     validation_period: int
     pretrain_per_seed: bool
     pretrainings: Mapping[str, Recipe]
+    finetune: Mapping[str, Any]  # keys of all arms, which give way to schedules and arms
     arms: Mapping[str, Arm]
     baselines: Mapping[str, tuple[str, ...]]  # arms compared with each; empty for all
     schedules: Mapping[str, Mapping[str, Any]]
@@ -248,8 +249,8 @@ class Plan:
                     )
 
     def _recipe(self, arm: str, labeled: str) -> Recipe:
-        recipe = self.arms[arm].recipe
-        return Recipe(recipe.config, {**self.schedules.get(labeled, {}), **recipe.opts})
+        own = self.arms[arm].recipe
+        return Recipe(own.config, self.finetune) | self.schedules.get(labeled, {}) | own.opts
 
     def _select(self, subjects: Sequence[str]) -> str:
         return select_subjects(self.path(self.train_split), sorted(subjects))

@@ -25,18 +25,21 @@ def load_plan(path: str | Path) -> Plan:
     """
     node = Node(str(path), _read(path))
     labeled = node.take("labeled", _labeled)
-    seeds = tuple(range(node.take("seeds", int)))
+    seeds = tuple(range(node.take("seeds", _count)))
     base = {kind: _recipe(node.child(kind), Recipe("")) for kind in (PRETRAIN, FINETUNE)}
     pretrainings = {
         name: _recipe(child, base[PRETRAIN]) for name, child in node.children("pretrainings")
     }
     arms = {}
     for name, child in node.children("arms"):
+        count = child.take("seeds", _count, len(seeds))
+        if count > len(seeds):
+            raise MrsslError(f"{child.where}: seeds: {count}, but the plan has {len(seeds)}")
         arms[name] = Arm(
             weights=child.take("weights", str, ""),
             labeled=child.take("labeled", _labeled, labeled),
-            seeds=seeds[: child.take("seeds", int, len(seeds))],
-            recipe=_recipe(child, base[FINETUNE]),
+            seeds=seeds[:count],
+            recipe=_recipe(child, Recipe(base[FINETUNE].config)),
         )
     validation, tune = node.child("validation"), node.child("tune")
     schedules = {str(n): child.rest() for n, child in node.children("schedules")}
@@ -49,6 +52,7 @@ def load_plan(path: str | Path) -> Plan:
         validation_period=validation.take("period", int, 0),
         pretrain_per_seed=node.take("pretrain_per_seed", bool, False),
         pretrainings=pretrainings,
+        finetune=base[FINETUNE].opts,
         arms=arms,
         baselines=node.take("baselines", _baselines, {SCRATCH: ()} if SCRATCH in arms else {}),
         schedules=schedules,
@@ -82,6 +86,12 @@ def _labeled(value: Any) -> tuple[str, ...]:
     if not all(v == ALL or (isinstance(v, int) and v > 0) for v in value):
         raise TypeError
     return tuple(map(str, value))
+
+
+def _count(value: Any) -> int:
+    if type(value) is not int or value < 1:
+        raise ValueError
+    return value
 
 
 def _engine(value: Any) -> str:

@@ -122,14 +122,21 @@ def test_rows_from_before_the_engine_counted_are_still_done(tmp_path: Path) -> N
     assert run.fingerprint("w") == "c9891716e37f5178"  # golden: of the code of then
 
 
-def test_arms_override_the_schedule_and_values_come_from_the_bases(
+def test_schedules_override_what_all_arms_share_and_arms_override_both(
     write_plan: Callable[..., Path],
 ) -> None:
     arms = {"scratch": {}, "short": {"opts": {"SOLVER.MAX_ITER": 2}}}
-    plan = load_plan(write_plan(arms=arms, tune={}))
-    steps = {run.arm: run.recipe.value("SOLVER.MAX_ITER") for run in plan.finetuning_runs(SUBJECTS)}
-    assert steps == {"scratch": 4, "short": 2}
-    run = next(plan.finetuning_runs(SUBJECTS))
+    shared = {
+        "config": "configs/quick_schedules/finetune_R_18_FPN.yaml",
+        "opts": {"SOLVER.MAX_ITER": 9, "SOLVER.BASE_LR": 0.5},
+    }
+    plan = load_plan(write_plan(arms=arms, finetune=shared, tune={}))
+    runs = list(plan.finetuning_runs(SUBJECTS))
+    assert {(run.arm, run.recipe.value("SOLVER.MAX_ITER")) for run in runs} == {
+        ("scratch", 4), ("short", 2),
+    }  # fmt: skip
+    assert {run.recipe.value("SOLVER.BASE_LR") for run in runs} == {0.5}
+    run = runs[0]
     assert run.recipe.value("MODEL.RESNETS.DEPTH") == 18
     with pytest.raises(MrsslError, match=r"sets no MODEL\.NOTHING"):
         run.recipe.value("MODEL.NOTHING")
@@ -149,6 +156,9 @@ def test_one_pretraining_a_seed_where_it_is_asked_for(write_plan: Callable[..., 
         ({"labelled": [1]}, "unknown key 'labelled'"),
         ({"labeled": ["some"]}, "labeled: .'some'. is not what is meant"),
         ({"seeds": "three"}, "seeds: 'three' is not"),
+        ({"seeds": 0}, "seeds: 0 is not what is meant"),
+        ({"arms": {"a": {"seeds": 4}}}, r"plan\.yaml: arms: a: seeds: 4, but the plan has 3"),
+        ({"arms": {"a": {"seeds": -1}}}, "arms: a: seeds: -1 is not what is meant"),
         ({"engine": "auto"}, "engine: 'auto' is not what is meant"),
         ({"finetune": {"config": "configs/none.yaml"}}, "is no file of the repository"),
         ({"arms": {"a": {"weight": "mrssl"}}}, "arms: a: unknown key 'weight'"),
