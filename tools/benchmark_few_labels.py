@@ -25,8 +25,9 @@ from few_labels_curves import with_iterations_to_scratch
 from few_labels_plan import FINETUNE, PRETRAIN, TUNE, Plan, Run
 from few_labels_plots import plot, plot_curves
 from few_labels_pool import Pool
-from few_labels_report import markdown, tuning_markdown, zoo_rows
+from few_labels_report import markdown, zoo_rows
 from few_labels_run import execute, score_again
+from few_labels_tuning import tuning_markdown
 from few_labels_yaml import load_plan
 from mrssl.errors import MrsslError, run_main
 from mrssl.evaluation import write_results

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from tabulate import tabulate
 
@@ -41,6 +41,17 @@ def gain(cell: Mapping[int, Row], baseline: Mapping[int, Row], key: str = "dice"
         for rows in (cell, baseline)
     )
     return paired_interval(ours, theirs)
+
+
+def spans(numbers: Iterable[int]) -> str:
+    """Integers in ascending order, neighbours as a span: ``0-2, 4``."""
+    found: list[list[int]] = []
+    for number in sorted(numbers):
+        if found and number == found[-1][-1] + 1:
+            found[-1].append(number)
+        else:
+            found.append([number])
+    return ", ".join(f"{s[0]}-{s[-1]}" if len(s) > 1 else str(s[0]) for s in found)
 
 
 def markdown_table(headers: Sequence[str], body: Sequence[Sequence[object]]) -> str:

@@ -182,33 +182,3 @@ def zoo_rows(rows: Sequence[Row], command: str) -> str:
 
 
 _ZOO = {"Dice": ("dice", 3), "HD95, mm": ("hd95", 1), "mask AP": ("ap", 3)}
-
-
-def tuning_markdown(rows: Sequence[Row]) -> str:
-    """The table of the cross-validation: the best settings of an arm first."""
-    grid = grid_of(rows)
-    parts = [
-        f"# Cross-validation inside the training split: {rows[0]['dataset']}",
-        "On held-out training subjects, mean over folds. No test subject was looked at. "
-        "Pretraining saw the images of all training subjects, those held out here included, "
-        "without labels.",
-    ]
-    for n in labels_of(rows):
-        found = [(over_seeds(grid[arm][n], "dice"), arm) for arm in grid if n in grid[arm]]
-        arms = dict.fromkeys(arm.split(" ")[0] for _, arm in found)
-        for name in arms:
-            own = [(i, arm.split(" ", 1)[1]) for i, arm in found if arm.split(" ")[0] == name]
-            own.sort(key=lambda pair: -pair[0].mean)
-            body = []
-            for interval, label in own:
-                cell = grid[f"{name} {label}"][n]
-                further = _mean(cell, "ap", 3), interval.count, _mean(cell, "seconds", 0)
-                body.append([label, interval.format(), *further])
-            parts += [f"## {name}, n = {n}"]
-            parts += [markdown_table(["setting", "Dice", "mask AP", "folds", "s"], body)]
-    return "\n\n".join(parts) + "\n"
-
-
-def _mean(cell: Mapping[int, Row], key: str, digits: int) -> str:
-    """Over the seeds, without its interval."""
-    return over_seeds(cell, key).format(digits).split(" ")[0]

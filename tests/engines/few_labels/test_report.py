@@ -11,7 +11,8 @@ import pytest
 from few_labels_curves import mean_curve, with_iterations_to_scratch
 from few_labels_grid import gain, grid_of, labels_of
 from few_labels_plots import plot, plot_curves
-from few_labels_report import markdown, tuning_markdown, zoo_rows
+from few_labels_report import markdown, zoo_rows
+from few_labels_tuning import tuning_markdown
 
 DICE = {
     ("scratch", "1"): [0.4, 0.5, 0.6],
@@ -181,3 +182,42 @@ def test_the_best_setting_comes_first() -> None:
     text = tuning_markdown(rows)
     assert text.index("BASE_LR=0.01 ") < text.index("BASE_LR=0.001") < text.index("BASE_LR=0.1 ")
     assert "## scratch, n = 2" in text
+
+
+def tuning_table(dice: dict[str, dict[int, float]]) -> tuple[str, list[list[str]]]:
+    """What stands before the table of settings, given their Dice by fold, and its cells."""
+    text = tuning_markdown(
+        [
+            row(f"scratch {setting}", "2", fold, value)
+            for setting, folds in dice.items()
+            for fold, value in folds.items()
+        ]
+    ).split("## scratch, n = 2")[1]
+    told, _, table = text.strip().rpartition("\n\n")
+    lines = [line for line in table.splitlines() if not line.startswith("|:")]
+    return told, [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def test_settings_are_ranked_by_the_folds_that_all_have() -> None:
+    # Fold 0 is easy, so who was tried there only has the best mean.
+    dice = {"RATE=1": {0: 0.8}, "RATE=2": {0: 0.9, 1: 0.5, 2: 0.5}, "RATE=3": {0: 0.7, 1: 0.6}}
+    told, (headers, *body) = tuning_table(dice)
+    assert told == "Ranked by fold 0, which all settings have."
+    assert headers[:2] == ["setting", "Dice, fold 0"] and headers[3] == "Dice, its folds"
+    assert [line[:2] for line in body] == [
+        ["RATE=2", "0.900"], ["RATE=1", "0.800"], ["RATE=3", "0.700"],
+    ]  # fmt: skip
+    assert [line[5] for line in body] == ["0-2", "0", "0-1"]
+    assert body[0][3].startswith("0.633 [")
+
+
+def test_settings_without_a_common_fold_are_not_ranked() -> None:
+    told, (_, *body) = tuning_table({"RATE=1": {0: 0.3}, "RATE=2": {1: 0.9}})
+    assert told == "No fold is of all settings: they are not ranked."
+    assert [line[0] for line in body] == ["RATE=1", "RATE=2"]
+
+
+def test_settings_of_the_same_folds_need_no_word_on_them() -> None:
+    told, (headers, *body) = tuning_table({"A=1": {0: 0.3, 2: 0.4}, "A=2": {2: 0.9, 0: 0.8}})
+    assert told == "" and headers == ["setting", "Dice", "mask AP", "folds, from 0", "s"]
+    assert [(line[0], line[3]) for line in body] == [("A=2", "0, 2"), ("A=1", "0, 2")]
