@@ -11,6 +11,7 @@ from few_labels_bench import Row
 from few_labels_curves import curves, to_scratch
 from few_labels_grid import Grid, gain, grid_of, labels_of, markdown_table, over_seeds
 from few_labels_plan import SCRATCH
+from few_labels_provenance import DIGITS, mixed_cells, pairs_of_two_devices, provenance_table
 
 #: What each column of the table of further figures takes from a row, and its digits.
 _FURTHER = {
@@ -44,6 +45,8 @@ def markdown(
         "Mean over test subjects and classes, then mean and 95 % interval over seeds.",
         _table(grid, labels, lambda arm, n: over_seeds(grid[arm][n], "dice").format()),
     ]
+    if mixed := mixed_cells(grid, labels):
+        parts += [f"Means over several weights or devices (see Pretraining): {mixed}."]
     for baseline, compared in baselines.items():
         others = {
             arm: cells
@@ -52,12 +55,13 @@ def markdown(
         }
         if baseline in grid and others:
             parts += [f"## Difference in Dice with {baseline}"]
-            parts += [_difference_note(baseline), _differences(others, grid[baseline])]
+            parts += [_difference_note(baseline, others, grid[baseline])]
+            parts += [_differences(others, grid[baseline])]
     parts += ["## Further figures", _FURTHER_NOTE, _further(grid, labels)]
     if any(row["curve"] for row in rows):
         parts += ["## While training", _CURVES_NOTE, curves(grid, labels)]
-    if pretrainings:
-        parts += ["## Pretraining", _pretraining_table(pretrainings)]
+    parts += ["## Pretraining", *([_pretraining_table(pretrainings)] if pretrainings else [])]
+    parts += [_provenance_note(rows, pretrainings), provenance_table(grid, labels)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -74,6 +78,13 @@ _CURVES_NOTE = (
     "Mean Dice over seeds after so many iterations, on held-out training subjects; the whole "
     "curves are in `curves.png`. The learning rate falls to the end of the schedule."
 )
+
+
+def _provenance_note(rows: Sequence[Row], pretrainings: Sequence[Row]) -> str:
+    note = "The SHA-256 of what each run started from (- is scratch), and where it ran."
+    if {row["weights_sha256"] for row in rows} - {"", *(row["sha256"] for row in pretrainings)}:
+        note += " What is not in `pretraining.json` is of another machine, or a file."
+    return note
 
 
 def _about(rows: Sequence[Row]) -> str:
@@ -102,11 +113,15 @@ def _table(grid: Mapping[str, Any], labels: Sequence[str], cell: Callable[[str, 
     return markdown_table(["arm", *(f"n = {n}" for n in labels)], body)
 
 
-def _difference_note(baseline: str) -> str:
-    return (
+def _difference_note(name: str, grid: Grid, baseline: Mapping[str, Mapping[int, Row]]) -> str:
+    note = (
         "Paired by seed: same labelled subjects, same initialisation of what is new. In "
-        f"brackets the 95 % interval, then the gain relative to the mean of {baseline}."
+        f"brackets the 95 % interval, then the gain relative to the mean of {name}."
     )
+    pairs = ((cells[n], baseline[n]) for cells in grid.values() for n in cells if n in baseline)
+    if any(pairs_of_two_devices(*pair) for pair in pairs):
+        note += " (k*): in k of the pairs the two runs are of different devices."
+    return note
 
 
 def _differences(grid: Grid, baseline: Mapping[str, Mapping[int, Row]]) -> str:
@@ -120,7 +135,8 @@ def _gain_cell(cell: Mapping[int, Row], baseline: Mapping[int, Row]) -> str:
         return "-"
     base = over_seeds({seed: baseline[seed] for seed in baseline if seed in cell}, "dice").mean
     relative = f", {100 * difference.mean / base:+.0f} %" if base > 0 else ""
-    return f"{difference.format(sign=True)}{relative}"
+    apart = pairs_of_two_devices(cell, baseline)
+    return f"{difference.format(sign=True)}{relative}" + (f" ({apart}*)" if apart else "")
 
 
 def _further(grid: Grid, labels: Sequence[str]) -> str:
@@ -142,7 +158,7 @@ def _further(grid: Grid, labels: Sequence[str]) -> str:
 def _pretraining_table(rows: Sequence[Row]) -> str:
     body = [
         [r["arm"], r["seed"], r["config"], r["iterations"], r["slices_per_iteration"],
-         round(r["seconds"]), r["device"], r["sha256"][:12]]
+         round(r["seconds"]), r["device"], r["sha256"][:DIGITS]]
         for r in rows
     ]  # fmt: skip
     headers = ["weights", "seed", "config", "iterations", "slices each", "s", "device", "SHA-256"]

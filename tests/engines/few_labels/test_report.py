@@ -30,7 +30,7 @@ def row(arm: str, labeled: str, seed: int, dice: float | None, **more: Any) -> d
         "engine": "torchvision", "device": "CPU", "threads": 1, "torch": "2", "code": "0",
         "seconds": 100.0,
         "dice": dice, "dice_foreground": dice, "dice_instances": dice, "dice_slicewise": None,
-        "hd95": 5.0, "ap": 0.25,
+        "hd95": 5.0, "ap": 0.25, "weights_sha256": "",
         "curve": [],
     } | more  # fmt: skip
 
@@ -69,6 +69,37 @@ def test_differences_are_told_of_the_arms_that_are_compared() -> None:
     assert "+0.200, +40 %" in differences and "scratch" not in differences
 
 
+def test_what_a_cell_averages_is_told() -> None:
+    old, new = "a" * 64, "b" * 64
+    rows = with_iterations_to_scratch(
+        [row("scratch", n, seed, 0.5) for n in ("1", "2") for seed in range(4)]
+        + [row("mrssl", "1", seed, 0.6, weights_sha256=old) for seed in (0, 1, 3)]
+        + [row("mrssl", "1", 2, 0.6, weights_sha256=new, device="GPU")]
+        + [row("mrssl", "2", seed, 0.6, weights_sha256=new, device="GPU") for seed in range(4)]
+    )
+    made = {"arm": "mrssl", "seed": 0, "config": "x", "iterations": 1, "slices_per_iteration": 4,
+            "seconds": 1.0, "device": "GPU", "sha256": new}  # fmt: skip
+    text = markdown(rows, [made])
+    assert "Means over several weights or devices (see Pretraining): mrssl at n = 1.\n" in text
+    assert "(k*): in k of the pairs the two runs are of different devices." in text
+    (differences,) = [line for line in text.splitlines() if "+0.100 [" in line]
+    assert "+20 % (1*) " in differences and "+20 % (4*) " in differences
+    told = text.split("## Pretraining")[1]
+    assert "What is not in `pretraining.json` is of another machine, or a file." in told
+    cells = [[c.strip() for c in line.strip("|").split("|")] for line in told.splitlines()[-3:]]
+    assert cells == [
+        ["scratch", "-", "CPU", "0-3", "0-3"],
+        ["mrssl", "a" * 12, "CPU", "0-1, 3", ""],
+        ["mrssl", "b" * 12, "GPU", "2", "0-3"],
+    ]
+
+
+def test_cells_of_one_start_and_device_need_no_word(rows: list[dict[str, Any]]) -> None:
+    text = markdown(rows, [])
+    assert "Means over several" not in text and "*)" not in text
+    assert "What is not in" not in text
+
+
 def test_numbers_are_ordered_as_numbers_and_all_comes_last() -> None:
     rows = [row("scratch", n, 0, 0.5) for n in ("all", "10", "2", "1")]
     assert labels_of(rows) == ["1", "2", "10", "all"]
@@ -104,7 +135,8 @@ def test_curves_are_averaged_over_seeds_and_shown_at_doubled_iterations_and_the_
     )
     found = mean_curve(grid_of(rows)["scratch"]["1"])
     assert found == pytest.approx({100: 0.05, 200: 0.3, 300: 0.4, 400: 0.5, 500: 0.6})
-    table = markdown(rows, []).split("## While training")[1].strip().splitlines()[2:]
+    told = markdown(rows, []).split("## While training")[1].split("## Pretraining")[0]
+    table = told.strip().splitlines()[2:]
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
     assert cells[0] == ["arm", "n", "100", "200", "400", "500"]
     assert cells[2:] == [
