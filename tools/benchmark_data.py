@@ -27,6 +27,7 @@ import numpy as np
 import pydicom
 from torch.utils.data import Dataset
 
+from arguments import positive
 from mrssl.config import load_cfg
 from mrssl.data import VolumeCache, load_dataset
 from mrssl.data.dicom_scan import forget_scans
@@ -41,8 +42,8 @@ from mrssl.files import written_whole
 
 #: What is asked for: prepared per bare second, slices a second, MiB.
 MIN_RATIO, MIN_SLICES, MAX_GROWTH = 0.8, 1500, 8.0
-#: Samples from one look at a worker's memory to the next.
-_EVERY = 50
+#: Samples from one look at a worker's memory to the next; and volumes until it counts.
+_EVERY, _WARM_UP = 50, 100
 
 
 def measure_preparing(folder: Path, rounds: int) -> dict[str, float]:
@@ -144,7 +145,7 @@ def _private_mib() -> float:
     return sum(private) / 1024
 
 
-def measure_growth(entries: int, warm_up: int = 100) -> float:
+def measure_growth(entries: int, warm_up: int = _WARM_UP) -> float:
     """MiB that a pretraining worker's own memory grows by from ``warm_up`` volumes to all."""
     with tempfile.TemporaryDirectory() as folder:
         store = synthetic_store(Path(folder), entries, (4, 64, 64))
@@ -161,10 +162,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print, and write."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, help="DICOM files, to be prepared")
-    parser.add_argument("--rounds", type=int, default=7, help="pairs of loop and preparation")
+    parser.add_argument("--rounds", type=positive, default=7, help="pairs of loop and preparation")
     parser.add_argument("--entries", type=int, default=5000, help="volumes of the memory test")
     parser.add_argument("--json", type=Path, metavar="F", help="write the figures here")
     args = parser.parse_args(arguments)
+    if args.entries <= _WARM_UP:
+        parser.error(f"argument --entries: more than {_WARM_UP} are needed, which warm up")
     figures: dict[str, float] = measure_preparing(args.folder, args.rounds)
     figures["store_slices_per_second"] = measure_slices()
     figures["worker_growth_mib"] = measure_growth(args.entries)

@@ -13,12 +13,14 @@ import argparse
 import importlib.util
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import cv2
 import torch
 
+from arguments import positive
 from benchmark_distortions import benchmark_distortions
 from benchmark_memory import worker_memory
 from benchmark_steps import load_weights, make_mapper, ratio, step_of
@@ -104,20 +106,20 @@ def step_ratio_torchvision(cfg: Any, rounds: int, weights: Path | None = None) -
     )
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print, and write."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config-file", default=str(Path(__file__).parents[1] / CONFIG))
     only = parser.add_mutually_exclusive_group()
     only.add_argument("--distortions", action="store_true", help="measure the distortions only")
     only.add_argument("--steps", action="store_true", help="measure steps and inference only")
-    parser.add_argument("--rounds", type=int, default=8, help="pairs of steps")
+    parser.add_argument("--rounds", type=positive, default=8, help="pairs of steps")
     parser.add_argument(
         "--weights", type=Path, help="a pretraining checkpoint: steps late in training"
     )
     parser.add_argument("--json", type=Path, help="write the figures here")
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="overrides: KEY VALUE ...")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     cuda = "cuda" if torch.cuda.is_available() else "cpu"
     cfg = load_cfg(args.config_file, ["MODEL.DEVICE", cuda, *args.opts])
     figures: dict[str, Any] = {"device": _device()}

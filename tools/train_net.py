@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 
+from arguments import positive
 from mrssl.engines import ENGINES, choose_engine
 from mrssl.errors import run_main
 
@@ -28,8 +29,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--engine", choices=ENGINES, default="auto")
     parser.add_argument("--resume", action="store_true", help="go on in OUTPUT_DIR")
     parser.add_argument("--eval-only", action="store_true", help="score MODEL.WEIGHTS")
-    parser.add_argument("--num-gpus", type=_positive, default=1, help="processes on this machine")
-    parser.add_argument("--num-machines", type=_positive, default=1)
+    parser.add_argument("--num-gpus", type=positive, default=1, help="processes on this machine")
+    parser.add_argument("--num-machines", type=positive, default=1)
     parser.add_argument("--machine-rank", type=int, default=0, help="of this one, from 0 up")
     parser.add_argument("--dist-url", default="auto", help="where processes meet: tcp://HOST:PORT")
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="overrides: KEY VALUE ...")
@@ -37,13 +38,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     if not 0 <= args.machine_rank < args.num_machines:
         parser.error(f"--machine-rank {args.machine_rank}: of {args.num_machines} machines")
     return args
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is less than 1")
-    return value
 
 
 def main(argv: list[str] | None = None) -> int:

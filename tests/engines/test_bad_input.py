@@ -5,6 +5,7 @@ On either engine; what reads data and configurations is theirs in common, what c
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import shutil
@@ -193,6 +194,22 @@ def test_wrong_arguments_exit_with_two(arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         train_net.main(arguments)
     assert caught.value.code == 2
+
+
+@pytest.mark.parametrize(
+    ("tool", "arguments", "message"),
+    [
+        ("benchmark_data", ["nowhere", "--rounds", "0"], "--rounds: 0 is less than 1"),
+        ("benchmark_data", ["nowhere", "--entries", "100"], "--entries: more than 100 are"),
+        ("benchmark_speed", ["--steps", "--rounds", "0"], "--rounds: 0 is less than 1"),
+    ],
+)
+def test_a_benchmark_of_nothing_is_a_wrong_argument(
+    tool: str, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        importlib.import_module(tool).main(arguments)
+    assert caught.value.code == 2 and message in capsys.readouterr().err
 
 
 @pytest.mark.slow
