@@ -29,7 +29,7 @@ from few_labels_report import markdown, zoo_rows
 from few_labels_run import execute, score_again
 from few_labels_tuning import tuning_markdown
 from few_labels_yaml import load_plan
-from mrssl.errors import MrsslError, run_main
+from mrssl.errors import MrsslError, optional_import, run_main
 from mrssl.evaluation import write_results
 from mrssl.files import replacing
 
@@ -89,6 +89,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = options.parse_args(argv)
     if (args.report or args.run) and (args.arms or args.labeled or args.seeds):
         options.error("--report and --run take no --arms, --labeled or --seeds")
+    if not (args.run or args.list or args.model_zoo):
+        optional_import("matplotlib", "pip install matplotlib")  # for the report
     bench = _bench(args, load_plan(args.config_file))
     if args.run:
         execute(bench, _by_id(bench, args.run))

@@ -34,7 +34,7 @@ from mrssl.engines.datasets import RunData
 from mrssl.engines.torchvision import build_model
 from mrssl.engines.torchvision.batches import collate_with_truth
 from mrssl.engines.torchvision.evaluation import evaluate
-from mrssl.errors import MrsslError, run_main
+from mrssl.errors import MrsslError, optional_import, run_main
 from mrssl.evaluation import pretext_evaluator, write_results
 from mrssl.files import written_whole
 
@@ -176,6 +176,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> None:
     """Evaluate, print the table, and write."""
     args = parser().parse_args(argv)
+    optional_import("matplotlib", "pip install matplotlib")
     if args.slices < 1:
         raise MrsslError(f"--slices {args.slices}: give at least 1")
     cfg = configuration(args)
@@ -188,8 +189,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(text)
     with written_whole(args.output / "distortions.md") as path:
         path.write_text(text + "\n", encoding="utf-8")
-    with written_whole(args.output / "distortions.png") as path:
-        draw_recall(found, path)
     write_results(
         {
             "weights": Path(args.weights).name,
@@ -199,6 +198,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         },
         args.output / "distortions.json",
     )
+    with written_whole(args.output / "distortions.png") as path:
+        draw_recall(found, path)
 
 
 if __name__ == "__main__":

@@ -183,12 +183,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(text)
     with written_whole(args.output / "names.md") as path:
         path.write_text(text + "\n", encoding="utf-8")
-    with written_whole(args.output / "names.png") as path:
-        draw(rows, path)
     write_results(
         {"weights": Path(args.weights).name, "axis": "DHW"[axis], "rows": rows},
         args.output / "names.json",
     )
+    with written_whole(args.output / "names.png") as path:
+        draw(rows, path)
 
 
 if __name__ == "__main__":

@@ -117,6 +117,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> None:
     """Evaluate, print the table, and write."""
     args = parser().parse_args(argv)
+    optional_import("matplotlib", "pip install matplotlib")
     if args.slices < 1:
         raise MrsslError(f"--slices {args.slices}: give at least 1")
     args.opts += ["MRSSL.PRETEXT.CLEAN_SHARE", "1.0"]
@@ -139,8 +140,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(text)
     with written_whole(args.output / "positions.md") as path:
         path.write_text(text + "\n", encoding="utf-8")
-    with written_whole(args.output / "positions.png") as path:
-        draw(found, path)
     subjects = dict.fromkeys(subject for subject, _, _ in found)
     write_results(
         {
@@ -154,6 +153,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         },
         args.output / "positions.json",
     )
+    with written_whole(args.output / "positions.png") as path:
+        draw(found, path)
 
 
 if __name__ == "__main__":

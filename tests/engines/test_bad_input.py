@@ -19,7 +19,7 @@ import pydicom
 import pytest
 
 import train_net
-from mrssl.errors import MrsslError
+from mrssl.errors import MissingDependencyError, MrsslError
 
 PRETRAIN = "configs/quick_schedules/pretrain_R_18_FPN.yaml"
 FINETUNE = "configs/quick_schedules/finetune_R_18_FPN.yaml"
@@ -210,6 +210,25 @@ def test_a_benchmark_of_nothing_is_a_wrong_argument(
     with pytest.raises(SystemExit) as caught:
         importlib.import_module(tool).main(arguments)
     assert caught.value.code == 2 and message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("tool", "named"),
+    [
+        ("evaluate_distortions", ["--weights", "--dataset"]),
+        ("evaluate_names", ["--weights", "--dataset"]),
+        ("evaluate_positions", ["--weights", "--dataset"]),
+        ("benchmark_few_labels", ["--data"]),
+    ],
+)
+def test_what_draws_asks_for_matplotlib_before_its_work(
+    tool: str, named: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    given = ["--config-file", "--output", *named]
+    arguments = [text for name in given for text in (name, str(tmp_path / "nowhere"))]
+    with pytest.raises(MissingDependencyError, match="pip install matplotlib"):
+        importlib.import_module(tool).main(arguments)
 
 
 @pytest.mark.slow

@@ -113,6 +113,10 @@ def test_the_command_writes_table_picture_and_figures(
     text = (tmp_path / "out" / "distortions.md").read_text()
     assert all(f"| {name} " in text for name in TYPES)
     assert cv2.imread(str(tmp_path / "out" / "distortions.png")).std() > 5
+    figures, picture = (
+        (tmp_path / "out" / f"distortions.{kind}").stat() for kind in ("json", "png")
+    )
+    assert figures.st_mtime_ns < picture.st_mtime_ns  # which may fail
     content = json.loads((tmp_path / "out" / "distortions.json").read_text())
     assert set(content["severities"]) == {"0", "1"} and content["slices"] == 2
     recall = content["severities"]["1"]["localization"]["recall-gamma"]
@@ -136,6 +140,7 @@ def test_what_cannot_be_evaluated_is_told(
     phantom: Path,
     tmp_path: Path,
 ) -> None:
+    pytest.importorskip("matplotlib")
     with pytest.raises(MrsslError, match=message):
         evaluate_distortions.main(
             [*arguments(repository_root, weights, phantom, tmp_path / "out"), *extra]

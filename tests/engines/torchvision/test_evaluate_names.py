@@ -60,6 +60,8 @@ def test_the_command_writes_table_picture_and_figures(
     assert set(content["rows"][0]["per_subject"]) == {"subject3"}
     assert "| +10 " in (output / "names.md").read_text()
     assert cv2.imread(str(output / "names.png")).std() > 5
+    figures, picture = ((output / f"names.{kind}").stat() for kind in ("json", "png"))
+    assert figures.st_mtime_ns < picture.st_mtime_ns  # which may fail
     with pytest.raises(MrsslError, match="JOINT_NAMES is off"):
         evaluate_names.main([*given, *options, "MRSSL.EVALUATION.JOINT_NAMES", "False"])
     with pytest.raises(SystemExit):

@@ -73,6 +73,8 @@ def test_the_command_writes_table_picture_and_distances(
     np.testing.assert_allclose(distance["model"], distance["middle of all"], rtol=0.5)
     assert "| place in the window " in (output / "positions.md").read_text()
     assert cv2.imread(str(output / "positions.png")).std() > 5
+    figures, picture = ((output / f"positions.{kind}").stat() for kind in ("json", "png"))
+    assert figures.st_mtime_ns < picture.st_mtime_ns  # which may fail
 
 
 @pytest.mark.parametrize(
@@ -91,6 +93,7 @@ def test_what_cannot_be_evaluated_is_told(
     phantom: Path,
     tmp_path: Path,
 ) -> None:
+    pytest.importorskip("matplotlib")
     given = arguments(repository_root, weights, phantom, tmp_path)
     with pytest.raises(MrsslError, match=message):
         evaluate_positions.main([*given, slices, *OPTIONS, *extra])
