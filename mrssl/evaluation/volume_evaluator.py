@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mrssl.evaluation.evaluator import EvaluationError, Results, SliceEvaluator
-from mrssl.evaluation.joining import instances_of, overlapping_classes
+from mrssl.evaluation.joining import Instance, instances_of, overlapping_classes, things_of_slice
 from mrssl.evaluation.metrics import dice, dice_of_counts, mean_of_finite
 from mrssl.evaluation.naming import class_volumes
 from mrssl.evaluation.pairing import paired_counts
@@ -44,7 +44,9 @@ class VolumeEvaluator(SliceEvaluator):
       ``instances``, which forgives a wrong class: in each slice predicted and true instances are
       paired one to one for the largest overlap, and the overlap of the pairs counts,
       ``2 sum |P and T| / (sum |P| + sum |T|)`` over all instances of the volume, paired or not.
-      A pixel of several belongs to the surest, and to those whose classes overlap with its.
+      A pixel of several belongs to the surest, and to those whose classes overlap with its. With
+      a layout what counts is what it names: things whose scores of all classes together reach the
+      threshold.
       Where ``instances`` is high and ``dice`` low, the outlines are right and the names wrong.
       With a layout also ``slicewise``: ``dice`` as it would be without, the same mean.
     - ``hd95``, ``assd``: mm, by :mod:`mrssl.evaluation.surface`, and per class.
@@ -160,16 +162,19 @@ class VolumeEvaluator(SliceEvaluator):
             }
         results["dice"]["foreground"] = dice(*foreground)
         paired = [
-            paired_counts(
-                [instance for instance in record["found"] if instance[1] >= self.score_threshold],
-                record["true"],
-                overlapping,
-            )
+            paired_counts(self._shown(record["found"], layout), record["true"], overlapping)
             for record in slices
         ]
         results["dice"]["instances"] = dice_of_counts(*np.sum(paired, axis=0).tolist())
         results["hd95"]["missed"] = float(missed)
         return results
+
+    def _shown(self, found: Sequence[Instance], layout: ClassLayout | None) -> list[Instance]:
+        """What of a slice goes into the volume, under its likeliest name."""
+        if layout is not None:
+            things = things_of_slice(found, layout.num_classes)
+            found = [(int(t.scores.argmax()), float(t.scores.sum()), t.mask) for t in things]
+        return [instance for instance in found if instance[1] >= self.score_threshold]
 
     def _mean(self, rows: Sequence[Mapping[str, Any]]) -> Results:
         """Mean of each metric over ``rows``, and of each task's classes; ``missed`` is summed."""

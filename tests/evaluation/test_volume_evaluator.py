@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from mrssl.evaluation import EvaluationError, VolumeEvaluator
+from mrssl.structures import ClassLayout
 
 Make = Callable[..., dict[str, Any]]
 A, HALF_A, B = [4, 4, 20, 20], [4, 4, 20, 12], [30, 30, 50, 60]
@@ -59,6 +60,20 @@ def test_right_outline_with_the_wrong_name(make_truth: Make, make_prediction: Ma
     results, _ = run([truth], [make_prediction([A, B], [0.9, 0.8], [1, 0])])
     assert results["dice"]["dice"] == 0.0
     assert results["dice"]["instances"] == results["dice"]["foreground"] == 1.0
+
+
+def test_what_a_layout_names_is_what_instances_forgive(
+    make_truth: Make, make_prediction: Make
+) -> None:
+    """No score of its own reaches the threshold, but those of all names together."""
+    centers = np.array([[[0.0, 12, 12], [0.0, 45, 40]]] * 4)
+    centers += np.random.default_rng(0).normal(0, 0.3, centers.shape)
+    layout = ClassLayout.measure(centers, np.full((4, 2, 3), 2.0), np.array([[1.0, 64, 64]] * 4))
+    truth = make_truth(0, [A, B], [0, 1], num_slices=1)
+    unsure = make_prediction([A, A, B, B], [0.4, 0.3, 0.3, 0.4], [0, 1, 0, 1])
+    dice = run([truth], [unsure], layout=layout)[0]["dice"]
+    assert dice["dice"] == dice["instances"] == 1.0
+    assert dice["slicewise"] == 0.0
 
 
 def test_merged_instances_count_once(make_truth: Make, make_prediction: Make) -> None:
