@@ -56,7 +56,9 @@ def markdown(
         if baseline in grid and others:
             parts += [f"## Difference in Dice with {baseline}"]
             parts += [_difference_note(baseline, others, grid[baseline])]
-            parts += [_differences(others, grid[baseline])]
+            parts += [_differences(others, grid[baseline], "dice")]
+            parts += ["And in mask AP, which knows no threshold of scores and forgives no name:"]
+            parts += [_differences(others, grid[baseline], "ap")]
     parts += ["## Further figures", _FURTHER_NOTE, _further(grid, labels)]
     if any(row["curve"] for row in rows):
         parts += ["## While training", _CURVES_NOTE, curves(grid, labels)]
@@ -124,16 +126,16 @@ def _difference_note(name: str, grid: Grid, baseline: Mapping[str, Mapping[int, 
     return note
 
 
-def _differences(grid: Grid, baseline: Mapping[str, Mapping[int, Row]]) -> str:
+def _differences(grid: Grid, baseline: Mapping[str, Mapping[int, Row]], key: str) -> str:
     labels = [n for n in baseline if any(n in cells for cells in grid.values())]
-    return _table(grid, labels, lambda arm, n: _gain_cell(grid[arm][n], baseline[n]))
+    return _table(grid, labels, lambda arm, n: _gain_cell(grid[arm][n], baseline[n], key))
 
 
-def _gain_cell(cell: Mapping[int, Row], baseline: Mapping[int, Row]) -> str:
-    difference = gain(cell, baseline)
+def _gain_cell(cell: Mapping[int, Row], baseline: Mapping[int, Row], key: str) -> str:
+    difference = gain(cell, baseline, key)
     if not difference.count:
         return "-"
-    base = over_seeds({seed: baseline[seed] for seed in baseline if seed in cell}, "dice").mean
+    base = over_seeds({seed: baseline[seed] for seed in baseline if seed in cell}, key).mean
     relative = f", {100 * difference.mean / base:+.0f} %" if base > 0 else ""
     apart = pairs_of_two_devices(cell, baseline)
     return f"{difference.format(sign=True)}{relative}" + (f" ({apart}*)" if apart else "")
