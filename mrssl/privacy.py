@@ -12,13 +12,14 @@ import re
 import unicodedata
 from collections.abc import Iterable, Set
 from functools import lru_cache
+from itertools import permutations
 from pathlib import Path
 
 _WORD = re.compile(r"(?:[^\W_]|[\u0300-\u036f])+")
 #: Shorter words of a name, and shorter IDs, are found everywhere: they are no marks.
 _MIN_NAME, _MIN_ID = 3, 4
-#: Words in a row that may make up an ID, at most: PGBM-003 is two.
-_MAX_WORDS = 4
+#: Letters of words in a row that may make up an ID or a name: DICOM allows no more (PS3.5 6.2).
+_LONGEST = 64
 
 
 def pseudonym(text: object) -> str:
@@ -36,15 +37,15 @@ def folder_alias(path: str | Path) -> str:
 def patient_marks(name: str, patient_id: str) -> frozenset[str]:
     """Marks by which a patient's name and ID are recognised."""
     words = _words(name)
-    marks = {word for word in words if len(word) >= _MIN_NAME}
-    marks |= {"".join(words), "".join(reversed(words))}
+    marks = {*words, "".join(words), "".join(reversed(words))}
+    marks |= {"".join(pair) for pair in permutations(words, 2)}  # a middle name is often left out
     if len(joined := "".join(_words(patient_id))) >= _MIN_ID:
         marks.add(joined)
     return frozenset(pseudonym(mark) for mark in marks if len(mark) >= _MIN_NAME)
 
 
 class PathMask:
-    """Covers what names a patient in the paths of a text: ``Doe_Jane/T1`` becomes ``~../T1``.
+    """Covers what names a patient in paths and in messages: ``Doe_Jane/T1`` becomes ``~../T1``.
 
     Args:
         root: where the scans were searched.
@@ -54,39 +55,58 @@ class PathMask:
 
     def __init__(self, root: str | Path, marks: Iterable[Set[str]]) -> None:
         every = [frozenset(own) for own in marks]
-        self._any = frozenset().union(*every)
+        self._any = frozenset[str]().union(*every)
         self._root = os.fspath(root)
         self._shown = cover(self._root, frozenset.intersection(*every) if every else frozenset())
-        # A path ends where a message goes on.
-        self._path = re.compile(re.escape(self._root) + r"(?P<below>(?:(?!: |\)).)*)")
+        # What lies beneath "." may go without it, and begin anywhere.
+        beginnings = (re.escape(self._root), rf"[^\s(]*{re.escape(os.sep)}", "['\"]")
+        self._beginning = re.compile("|".join(beginnings) if self._root != os.curdir else "")
 
     def cover(self, text: str) -> str:
         """``text`` with the names of all patients covered, wherever they stand."""
         return cover(text, self._any)
 
-    def __call__(self, text: str) -> str:
-        """``text`` with every path beneath the root covered."""
-        if not self._any:
-            return text
-        return self._path.sub(lambda found: self._shown + self.cover(found["below"]), text)
+    def path(self, path: str) -> str:
+        """A path, covered but for ``root``, of which only what is common to all patients is."""
+        if path.startswith(self._root):
+            return self._shown + self.cover(path.removeprefix(self._root))
+        return self.cover(path)
+
+    def __call__(self, message: str) -> str:
+        """``message`` covered from its first path, or quoted name, to its end.
+
+        Where a path ends cannot be told from a message: a folder's name may hold anything.
+        """
+        found = self._beginning.search(message)
+        if found is None:
+            return message
+        return message[: found.start()] + self.path(message[found.start() :])
 
 
 def cover(text: str, marks: Set[str]) -> str:
-    """Replace each run of words that is marked by ``~`` and a few digits of its digest."""
+    """Replace each run of words that is marked, the longest first, by ``~`` and a few digits.
+
+    Args:
+        text: any.
+        marks: of patients, see :func:`patient_marks`; the digits are those of the mark.
+    """
     if not marks:
         return text
     words = list(_WORD.finditer(text))
+    folded = [fold(word.group()) for word in words]
     pieces, end, index = [], 0, 0
     while index < len(words):
-        for count in range(min(_MAX_WORDS, len(words) - index), 0, -1):
-            run = words[index : index + count]
-            digest = pseudonym("".join(fold(word.group()) for word in run))
-            if digest in marks:
-                pieces += [text[end : run[0].start()], f"~{digest[:6]}"]
-                end = run[-1].end()
-                index += count - 1
+        run, last, mark = "", index, ""
+        for position in range(index, len(words)):
+            run += folded[position]
+            if len(run) > _LONGEST:
                 break
-        index += 1
+            if (digest := pseudonym(run)) in marks:
+                last, mark = position, digest
+        if mark:
+            pieces += [text[end : words[index].start()], f"~{mark[:6]}"]
+            end = words[last].end()
+        index = last + 1
     return "".join([*pieces, text[end:]])
 
 

@@ -61,13 +61,13 @@ class DataReport:
     def cover_names(self, mask: PathMask) -> None:
         """Cover patients' names in paths, and in what the headers say of series and protocol."""
         for volume in self.volumes:
-            volume["path"] = mask(volume["path"])
+            volume["path"] = mask.path(volume["path"])
             volume["faults"] = [mask(fault) for fault in volume["faults"]]
             volume["tags"] = {name: mask.cover(text) for name, text in volume["tags"].items()}
             volume["subject"] = mask.cover(volume["subject"])
             if "label" in volume:
-                volume["label"]["path"] = mask(volume["label"]["path"])
-        self.refused = [Refused(mask(item.path), mask(item.reason)) for item in self.refused]
+                volume["label"]["path"] = mask.path(volume["label"]["path"])
+        self.refused = [Refused(mask.path(item.path), mask(item.reason)) for item in self.refused]
 
     def duplicates(self) -> list[list[dict[str, Any]]]:
         """Volumes with the same voxels, in groups of two or more."""

@@ -84,7 +84,7 @@ def describe(name_or_path: str | Path, *, subject_pattern: str = "") -> Descript
         mask = PathMask(root, (case.source.marks for case in description.cases))
         _LOG.warning(
             "%s: %d files are not used (tools/check_data.py lists them)",
-            mask(str(path)),
+            mask.path(str(path)),
             len(description.refused),
         )
     return description

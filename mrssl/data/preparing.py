@@ -118,7 +118,7 @@ def prepare_store(
         refused = []
         for key, reason in progress(_run(convert, waiting, workers), len(waiting)):
             if reason:
-                refused.append((mask(waiting[key].source.path), mask(reason)))
+                refused.append((mask.path(waiting[key].source.path), mask(reason)))
         _finish(output, description, tasks, options, mask)
         if (root / "split.json").is_file() and not split:
             splits = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -275,9 +276,52 @@ def test_accents_and_their_spelling_make_no_difference() -> None:
         assert "ller" not in cover(text, marks).lower()
 
 
-def test_only_paths_beneath_the_root_are_touched() -> None:
+def test_a_message_is_covered_from_its_first_path_on() -> None:
     mask = PathMask("/data/doe", [patient_marks("Doe^Jane", ""), patient_marks("Roe^Jim", "")])
-    text = mask("/data/doe/jane/a.dcm: the doe pixels (image /data/doe/roe_1) end")
-    assert text.startswith("/data/doe/~")
-    assert ": the doe pixels (image /data/doe/~" in text
-    assert text.endswith("_1) end")
+    assert mask("the doe pixels, 12.5 mm") == "the doe pixels, 12.5 mm"
+    text = mask("the doe pixels (image /data/doe/roe (2)/jane: T1/a.dcm) end")
+    assert text.startswith("the doe pixels (image /data/doe/~")
+    assert text.endswith(": T1/a.dcm) end")
+    assert "roe" not in text
+    assert "jane" not in text
+    assert "jane" not in mask("the file with its voxels, 'jane.raw', is missing")
+
+
+@pytest.mark.parametrize("root", [".", "scans", "scans/a", "/data", "a"])
+@pytest.mark.parametrize("inner", ["", "T2 (2)/", "scan: one/", "a/"])
+def test_a_path_is_covered_whole_whatever_is_in_it(root: str, inner: str) -> None:
+    """As a field and in a message, also beneath a root that goes without saying."""
+    mask = PathMask(root, [patient_marks("Doe^Jane", ""), patient_marks("Roe^Jim", "")])
+    path = str(Path(root) / f"{inner}Doe_Jane" / "0001.dcm")
+    assert_nameless(mask(f"label unusable: {path}: truncated"))
+    shown = mask.path(path)
+    assert_nameless(shown)
+    assert shown.startswith(path[: path.index("Doe")])
+    assert shown.endswith("/0001.dcm")
+    assert mask(f"{path}: truncated") == f"{shown}: truncated"
+
+
+def test_a_folder_is_covered_from_within(
+    named_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(named_folder)
+    check_data.main(["."])
+    prepare_data.main([".", "../store", "--workers", "1"])
+    assert_nameless(capsys.readouterr().out)
+
+
+UUID = "550e8400-e29b-41d4-a716-446655440000"
+
+
+@pytest.mark.parametrize(
+    ("name", "patient_id", "text"),
+    [
+        ("", UUID, UUID),
+        ("", "1.2.840.113619.2.55.3.604688119", "1.2.840.113619.2.55.3.604688119"),
+        ("Smith^Anna^Maria", "", "SmithAnna"),
+        ("Smith^Anna^Maria", "", "AnnaSmith"),
+        ("Smith^Anna^Maria", "", "Smith_AnnaMaria"),
+    ],
+)
+def test_long_ids_and_parts_of_names_are_recognised(name: str, patient_id: str, text: str) -> None:
+    assert re.fullmatch(r"x/(~\w{6}_?)+/T1", cover(f"x/{text}/T1", patient_marks(name, patient_id)))
