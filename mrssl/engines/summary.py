@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ from mrssl.engines.distributed import get_world_size, is_main_process
 from mrssl.engines.report import History, Report, curves, loss_names, read_history
 from mrssl.errors import MissingDependencyError
 from mrssl.evaluation import Results
+from mrssl.privacy import cover
 
 SUMMARY = "summary.html"
 #: Figures of the last lines of ``metrics.json`` that say how the run went.
@@ -31,6 +32,7 @@ def write_summary(
     engine: str,
     picture: np.ndarray | None = None,
     notes: Sequence[str] = (),
+    marks: Set[str] = frozenset(),
 ) -> Path | None:
     """Write the page into ``OUTPUT_DIR``, on the main process.
 
@@ -40,6 +42,7 @@ def write_summary(
         engine: "detectron2" or "torchvision".
         picture: the last one drawn, uint8 (H, W, 3).
         notes: what else was said, such as the slices that were skipped.
+        marks: by which patients' names are recognised, and covered, on all of the page.
 
     Returns:
         Where it is; None on the other processes.
@@ -51,8 +54,9 @@ def write_summary(
         return None
     folder = Path(cfg.OUTPUT_DIR)
     history = read_history(folder)
-    report = Report(f"{'Pretraining' if is_pretraining(cfg) else 'Fine-tuning'}: {folder.name}")
-    report.listing(shlex.join(sys.argv))
+    task = "Pretraining" if is_pretraining(cfg) else "Fine-tuning"
+    report = Report(f"{task}: {cover(folder.name, marks)}")
+    report.listing(cover(shlex.join(sys.argv), marks))
     _add_results(report, results)
     _add_curves(report, history)
     if picture is not None:
@@ -64,11 +68,11 @@ def write_summary(
     report.table(["", "last"], [[name, float(value)] for name, value in last.items()])
     if notes:
         report.heading("Notes")
-        report.listing("\n".join(notes))
+        report.listing(cover("\n".join(notes), marks))
     report.heading("Environment")
     report.table(["", ""], list(environment(engine, cfg).items()))
     report.heading("Configuration")
-    report.listing(cfg.dump())
+    report.listing(cover(cfg.dump(), marks))
     report.write(folder / SUMMARY)
     return folder / SUMMARY
 

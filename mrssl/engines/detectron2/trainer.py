@@ -289,6 +289,7 @@ class MRITrainer(DefaultTrainer):
             engine="detectron2",
             picture=self.pictures.latest,
             notes=skipped,
+            marks=self.data.marks,
         )
         return self._last_eval_results
 

@@ -193,6 +193,7 @@ class Trainer:
             engine="torchvision",
             picture=log.last_picture,
             notes=log.notes,
+            marks=self.data.marks,
         )
         return self.results
 
