@@ -2,23 +2,29 @@
 """Segment scans with a fine-tuned checkpoint: a label volume and a picture for each.
 
 Takes whatever training takes: a folder of DICOM or NIfTI, or a dataset.json[:split]; labels there
-are ignored. Written to --output, for each volume, named after its source (in which the patient's
-name and ID, as a DICOM header tells them, are covered):
+are ignored. Written to --output, for each volume, named after the path of its source in the data
+set, in folders as there (the patient's name and ID, as a DICOM header tells them, are covered):
   NAME.nii.gz  labels: 0 background, else the class plus 1; on the voxel grid of a NIfTI
                source, else turned to the axes closest to right, anterior, superior.
                Where classes overlap, as nnU-Net's regions, the class of the fewest label
                values, the later of equals: inner regions lie on the outer ones
   NAME.png     slices that show most of it, outlined
 and once:
-  labels.json  the class of each label
-Volumes whose NAME.nii.gz is there are left out, so the same command goes on where it was stopped.
+  labels.json   the class of each label
+  volumes.json  of each NAME: what it is of (data set, path, series, subject; names covered), and a
+                digest of the weights
+Volumes whose NAME.nii.gz is there, of the same source and weights by volumes.json, are left out, so
+the same command goes on where it was stopped.
 Not a medical device: for research; no output may guide a diagnosis or treatment.
 """
 
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
+import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence, Set
 from pathlib import Path
 from typing import Any
@@ -33,6 +39,8 @@ from tqdm import tqdm
 from checkpoint_cli import checkpoint_parser, configuration
 from mrssl.checkpoint import Provenance, load_strict
 from mrssl.config import ConfigError, is_pretraining
+from mrssl.data.cases import parse_dataset_path
+from mrssl.data.files import read_json
 from mrssl.data.labels import ClassValues, values_of_class
 from mrssl.data.nifti import is_nifti
 from mrssl.engines.datasets import RunData
@@ -43,7 +51,7 @@ from mrssl.errors import MrsslError, run_main
 from mrssl.evaluation.joining import Instance, instances_of
 from mrssl.evaluation.naming import class_volumes
 from mrssl.files import replacing, written_whole
-from mrssl.privacy import cover, pseudonym
+from mrssl.privacy import cover, folder_alias, pseudonym
 from mrssl.structures.volume import matching_transform
 
 #: Slices on a picture, at most, and the least pixels a side that they are shown with.
@@ -68,26 +76,60 @@ def load_model(cfg: CfgNode) -> tuple[torch.nn.Module, RunData]:
     return model.eval(), data
 
 
-def names_of_volumes(records: Sequence[Record], marks: Set[str] = frozenset()) -> dict[Key, str]:
-    """A file name, without suffix, for each volume.
+def names_of_volumes(
+    records: Sequence[Record], root: Path, marks: Set[str] = frozenset()
+) -> dict[Key, str]:
+    """A path within the output folder, without suffix, for each volume.
+
+    It follows from the volume's own path in the data set, so that it stays the same when others
+    come. Where two would be one file, because of what is covered or of case, digits of a digest of
+    that path tell them apart.
 
     Args:
-        records: slices; volumes whose sources are named alike get numbers.
+        records: slices.
+        root: folder of the data set.
         marks: by which patients' names are recognised, and covered.
     """
-    names: dict[Key, str] = {}
-    for record in records:
-        key = volume_of(record)
-        if key in names:
-            continue
-        path = Path(key[0])
-        base = path.name.removesuffix(".gz").removesuffix(".nii") if path.is_file() else path.name
-        base = cover(base, marks)
-        base += f"-{pseudonym(key[1])[:8]}" if key[1] else ""
-        used = {name.lower() for name in names.values()}
-        candidates = (base if n == 1 else f"{base}-{n}" for n in range(1, len(names) + 2))
-        names[key] = next(name for name in candidates if name.lower() not in used)
-    return names
+    names = {key: _name(key, root, marks) for key in map(volume_of, records)}
+    used = Counter(name.lower() for name in names.values())
+    return {
+        key: f"{name}-{_digest(key, root)}" if used[name.lower()] > 1 else name
+        for key, name in names.items()
+    }
+
+
+def _name(key: Key, root: Path, marks: Set[str]) -> str:
+    file, series = key
+    path = Path(os.path.relpath(file, root))
+    if os.path.isfile(file):
+        path = path.with_name(path.name.removesuffix(".gz").removesuffix(".nii"))
+    if not path.name:  # the data set is one series
+        path = Path(root.resolve().name)
+    if os.pardir in path.parts:  # a trusted dataset.json names scans of elsewhere
+        path = Path(f"{path.name}-{_digest(key, root)}")
+    return cover(str(path), marks) + (f"-{pseudonym(series)[:8]}" if series else "")
+
+
+def _digest(key: Key, root: Path) -> str:
+    return pseudonym(" ".join((os.path.relpath(key[0], root), key[1])))[:8]
+
+
+def facts_of_volume(record: Record, root: Path, marks: Set[str], weights: str) -> dict[str, str]:
+    """What ``volumes.json`` says of a volume; labels are of it, and of a checkpoint, if it agrees.
+
+    Args:
+        record: one of its slices.
+        root: folder of the data set.
+        marks: by which patients' names are recognised, and covered.
+        weights: digest of the checkpoint.
+    """
+    return {
+        "data": folder_alias(root),
+        "path": cover(os.path.relpath(record["file_name"], root), marks),
+        "series": record.get("series", ""),
+        "subject": cover(str(record["subject_id"]), marks),
+        "weights": weights,
+    }
 
 
 def volume_of(record: Record) -> Key:
@@ -190,6 +232,11 @@ def draw_volume(path: Path, image: Any, labels: np.ndarray) -> None:
         cv2.imwrite(str(temporary), np.concatenate(rows)[..., ::-1])
 
 
+def _write_json(content: Record, path: Path) -> None:
+    with written_whole(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Segment, and write."""
     args = checkpoint_parser(__doc__, "fine-tuning").parse_args(argv)
@@ -197,22 +244,40 @@ def main(argv: Sequence[str] | None = None) -> None:
     if is_pretraining(cfg):
         raise ConfigError(f"{args.config_file}: a configuration of the pretext segments nothing")
     model, data = load_model(cfg)
-    names = names_of_volumes(data.test, data.marks)
-    done = {key for key, name in names.items() if (args.output / f"{name}.nii.gz").is_file()}
+    path, _ = parse_dataset_path(args.dataset)
+    root = path if path.is_dir() else path.parent
+    volumes = {volume_of(record): record for record in data.test}
+    names = names_of_volumes(data.test, root, data.marks)
+    weights = hashlib.sha256(Path(cfg.MODEL.WEIGHTS).read_bytes()).hexdigest()[:16]
+    facts = {
+        names[key]: facts_of_volume(record, root, data.marks, weights)
+        for key, record in volumes.items()
+    }
+    index = args.output / "volumes.json"
+    known = read_json(index) if index.is_file() else {}
+    done = {
+        key
+        for key, name in names.items()
+        if known.get(name) == facts[name] and (args.output / f"{name}.nii.gz").is_file()
+    }
     records = [record for record in data.test if volume_of(record) not in done]
-    volumes = {volume_of(record): record for record in records}
-    with written_whole(args.output / "labels.json") as temporary:
-        numbers = {name: index + 1 for index, name in enumerate(data.class_names)}
-        temporary.write_text(json.dumps({"background": 0} | numbers, indent=1))
+    # What is segmented anew is no longer known, until it is there.
+    known = {name: was for name, was in known.items() if facts.get(name, was) == was}
+    _write_json(known, index)
+    numbers = {label: value for value, label in enumerate(data.class_names, 1)}
+    _write_json({"background": 0} | numbers, args.output / "labels.json")
     cache = data.test_mapper.cache
     for key, labels, voxels in segment(model, data, records) if records else ():
-        record, target = volumes[key], args.output / names[key]
+        record, name = volumes[key], names[key]
+        target = args.output / name
         draw_volume(target.with_name(f"{target.name}.png"), cache.image(record), labels)
         source = target.with_name(f"{target.name}.nii.gz")
         write_labels(source, labels, cache.affine(record), record["file_name"])
+        known[name] = facts[name]
+        _write_json(known, index)
         sizes = np.multiply(voxels, np.prod(record["spacing"]) / 1000)
         shown = ", ".join(
-            f"{name} {size:.1f} ml" for name, size in zip(data.class_names, sizes, strict=True)
+            f"{label} {size:.1f} ml" for label, size in zip(data.class_names, sizes, strict=True)
         )
         tqdm.write(f"{source}: {shown}")
     print(f"{len(names) - len(done)} volumes segmented, {len(done)} were there already")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,7 @@ def test_labels_lie_on_the_grid_of_their_source(
     output = tmp_path / "labels"
     run(repository_root, checkpoint, scans, output)
     assert {p.name for p in output.iterdir()} == {
-        "a.nii.gz", "a.png", "b.nii.gz", "b.png", "labels.json",
+        "a.nii.gz", "a.png", "b.nii.gz", "b.png", "labels.json", "volumes.json",
     }  # fmt: skip
     assert list(json.loads((output / "labels.json").read_text()).values()) == [0, 1, 2]
     for name in ("a", "b"):
@@ -172,25 +173,75 @@ def test_what_is_there_already_is_left_alone(
     assert (output / "b.nii.gz").is_file()
 
 
+def test_labels_of_another_checkpoint_are_made_anew(
+    repository_root: Path,
+    checkpoint: Path,
+    scans: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    output = tmp_path / "labels"
+    run(repository_root, checkpoint, scans, output)
+    content = torch.load(checkpoint, weights_only=True)
+    content["mrssl"]["iteration"] = 2
+    torch.save(content, tmp_path / "other.pth")
+    run(repository_root, tmp_path / "other.pth", scans, output)
+    assert "2 volumes segmented, 0 were there already" in capsys.readouterr().out
+
+
+def test_labels_stay_with_their_patient_when_others_come(
+    repository_root: Path,
+    checkpoint: Path,
+    phantom: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Scans that are all named alike, the later one before the others."""
+    sources = sorted((phantom.parent / "images").iterdir())
+    output = tmp_path / "labels"
+
+    def segment_first(count: int) -> str:
+        for number in range(count):
+            scan = tmp_path / f"scans/patient_{2 - number}/anat/T1w.nii.gz"
+            scan.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(sources[number], scan)
+        run(repository_root, checkpoint, tmp_path / "scans", output)
+        return capsys.readouterr().out
+
+    assert "1 volumes segmented, 0 were there already" in segment_first(1)
+    first = (output / "patient_2/anat/T1w.nii.gz").read_bytes()
+    assert "1 volumes segmented, 1 were there already" in segment_first(2)
+    assert (output / "patient_2/anat/T1w.nii.gz").read_bytes() == first
+    volumes = json.loads((output / "volumes.json").read_text())
+    assert set(volumes) == {"patient_1/anat/T1w", "patient_2/anat/T1w"}
+    assert volumes["patient_1/anat/T1w"]["path"] == "patient_1/anat/T1w.nii.gz"
+
+
+def names_of(*files: str, series: str = "", marks: frozenset[str] = frozenset()) -> list[str]:
+    records = [{"file_name": f"data/{file}", "series": series} for file in files]
+    return list(segment.names_of_volumes(records, Path("data"), marks).values())
+
+
+def test_a_volume_is_named_after_its_path_in_the_data_set() -> None:
+    assert names_of("x/T1", "y/T1", ".") == ["x/T1", "y/T1", "data"]
+    (numbered,) = names_of("y/T1", series="1.2.3")
+    assert re.fullmatch(r"y/T1-\w{8}", numbered)
+    (elsewhere,) = names_of("../../other/T1")
+    assert re.fullmatch(r"T1-\w{8}", elsewhere)
+
+
 def test_sources_named_alike_get_names_of_their_own() -> None:
-    records = [
-        {"file_name": "x/T1", "series": ""},
-        {"file_name": "y/t1", "series": ""},
-        {"file_name": "y/t1", "series": ""},
-        {"file_name": "y/t1", "series": "1.2.3"},
-    ]
-    names = segment.names_of_volumes(records)
-    assert len({name.lower() for name in names.values()}) == len(names) == 3
-    assert names["x/T1", ""] == "T1"
-    assert names["y/t1", ""] == "t1-2"
+    names = names_of("x/T1", "x/t1", "x/T2")
+    assert len({name.lower() for name in names}) == 3
+    assert names == names_of("x/T2", "x/t1", "x/T1")[::-1]
 
 
 def test_a_folder_named_after_a_patient_does_not_name_the_output() -> None:
-    records = [{"file_name": f"x/{name}", "series": ""} for name in ("Doe_Jane", "doe jane", "T1")]
-    names = segment.names_of_volumes(records, patient_marks("Doe^Jane", "4711-0815"))
-    assert not any("oe" in name.lower() or "jane" in name.lower() for name in names.values())
-    assert len(set(names.values())) == 3
-    assert names["x/T1", ""] == "T1"
+    marks = patient_marks("Doe^Jane", "4711-0815")
+    names = names_of("x/Doe_Jane", "x/doe jane", "x/T1", marks=marks)
+    assert not any("oe" in name.lower() or "jane" in name.lower() for name in names)
+    assert len(set(names)) == 3
+    assert names[2] == "x/T1"
 
 
 def test_what_cannot_segment_is_refused(
