@@ -2,11 +2,15 @@
 
 A name is never kept. What is kept are marks: digests of the words of a patient's name and of the
 patient's ID, by which the same words are recognised, and covered, where they stand in a path.
+
+Whoever has the digest of a short ID can try all IDs: without a key, it is a pseudonym at most.
+With one in ``MRSSL_PSEUDONYM_KEY``, trying takes the key. Another key makes other subjects.
 """
 
 from __future__ import annotations
 
 import hashlib
+import hmac
 import os
 import re
 import unicodedata
@@ -15,6 +19,8 @@ from functools import lru_cache
 from itertools import permutations
 from pathlib import Path
 
+#: Environment variable that may hold a secret for :func:`pseudonym`.
+KEY = "MRSSL_PSEUDONYM_KEY"
 _WORD = re.compile(r"(?:[^\W_]|[\u0300-\u036f])+")
 #: Shorter words of a name, and shorter IDs, are found everywhere: they are no marks.
 _MIN_NAME, _MIN_ID = 3, 4
@@ -23,9 +29,16 @@ _LONGEST = 64
 
 
 def pseudonym(text: object) -> str:
-    """12 hexadecimal digits of a text's SHA-256, "" for nothing."""
-    text = str(text or "").strip()
-    return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:12] if text else ""
+    """12 hexadecimal digits for a text, "" for nothing.
+
+    Of its SHA-256; where the environment has ``MRSSL_PSEUDONYM_KEY``, of its HMAC (RFC 2104).
+    """
+    data = str(text or "").strip().encode("utf-8", "replace")
+    if not data:
+        return ""
+    if key := os.environ.get(KEY):
+        return hmac.digest(key.encode("utf-8", "surrogateescape"), data, "sha256").hex()[:12]
+    return hashlib.sha256(data).hexdigest()[:12]
 
 
 def folder_alias(path: str | Path) -> str:

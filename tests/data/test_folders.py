@@ -18,7 +18,7 @@ from mrssl.config import get_cfg
 from mrssl.data import find_volumes, load_dataset, read_volume
 from mrssl.data.dicom_scan import forget_scans
 from mrssl.data.preparing import prepare_store
-from mrssl.privacy import PathMask, cover, patient_marks
+from mrssl.privacy import PathMask, cover, patient_marks, pseudonym
 
 
 def voxels(seed: int = 0) -> np.ndarray:
@@ -325,3 +325,31 @@ UUID = "550e8400-e29b-41d4-a716-446655440000"
 )
 def test_long_ids_and_parts_of_names_are_recognised(name: str, patient_id: str, text: str) -> None:
     assert re.fullmatch(r"x/(~\w{6}_?)+/T1", cover(f"x/{text}/T1", patient_marks(name, patient_id)))
+
+
+def test_a_key_makes_pseudonyms_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Golden: sha256sum, and openssl dgst -sha256 -hmac."""
+    assert pseudonym("0412345") == "b01dad08d99b"
+    monkeypatch.setenv("MRSSL_PSEUDONYM_KEY", "secret")
+    assert pseudonym(" 0412345") == "571d8522194a"
+    assert pseudonym("") == pseudonym(None) == ""
+    monkeypatch.setenv("MRSSL_PSEUDONYM_KEY", "")
+    assert pseudonym("0412345") == "b01dad08d99b"
+
+
+def test_a_key_changes_subjects_and_what_is_covered(
+    write_series: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_series(voxels(), "Roe_Jim", PatientName="Roe^Jim", PatientID="0412345")
+    plain = load_dataset(folder)
+    monkeypatch.setenv("MRSSL_PSEUDONYM_KEY", "secret")
+    forget_scans()
+    patient_marks.cache_clear()
+    keyed = load_dataset(folder)
+    assert keyed.dicts[0]["subject_id"] != plain.dicts[0]["subject_id"]
+    shown = {cover("Roe_Jim/T1", plain.marks | keyed.marks), cover("Roe_Jim/T1", keyed.marks)}
+    assert len(shown) == 1
+    assert shown.pop().startswith("~")
+    monkeypatch.undo()
+    forget_scans()
+    patient_marks.cache_clear()
