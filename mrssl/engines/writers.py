@@ -22,18 +22,21 @@ from mrssl.files import written_whole
 class MetricsFile:
     """``metrics.json`` in Detectron2's format: one JSON object a line, each with ``iteration``.
 
+    Appended to. On resuming, lines that this run writes again are dropped first: the run that wrote
+    them went on after the checkpoint that is resumed.
+
     Args:
-        path: the file; appended to. On resuming, lines from ``start_iteration`` on are dropped
-            first: the run that wrote them went on after the checkpoint that is resumed.
-        start_iteration: first iteration of this run.
+        path: the file.
+        losses_from: iteration of the first losses that this run writes.
+        scores_from: of its first line that has scores alone; None = ``losses_from``.
     """
 
-    def __init__(self, path: Path, *, start_iteration: int = 0) -> None:
+    def __init__(self, path: Path, *, losses_from: int = 0, scores_from: int | None = None) -> None:
         self.path = path
         if path.exists():
-            kept = [
-                line for line in path.read_text().splitlines() if _before(line, start_iteration)
-            ]
+            scores_from = losses_from if scores_from is None else scores_from
+            lines = path.read_text().splitlines()
+            kept = [line for line in lines if _before(line, losses_from, scores_from)]
             with written_whole(path) as temporary:
                 temporary.write_text("".join(line + "\n" for line in kept))
 
@@ -53,20 +56,26 @@ class MetricsFile:
             raise MrsslError(f"{self.path}: cannot be written ({error.strerror})") from error
 
 
-def _before(line: str, iteration: int) -> bool:
+def _before(line: str, losses_from: int, scores_from: int) -> bool:
     try:
-        return json.loads(line)["iteration"] < iteration
+        row = json.loads(line)
+        return row["iteration"] < (losses_from if "total_loss" in row else scores_from)
     except (ValueError, KeyError, TypeError):
         return False  # cut off by a kill
 
 
 class TensorBoard:
-    """Scalars and pictures as TensorBoard event files in ``folder``."""
+    """Scalars and pictures as TensorBoard event files.
 
-    def __init__(self, folder: Path, *, start_iteration: int = 0) -> None:
+    Args:
+        folder: of the files.
+        purge_from: what an earlier run wrote there from this iteration on is no longer shown.
+    """
+
+    def __init__(self, folder: Path, *, purge_from: int = 0) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self.writer = SummaryWriter(str(folder), purge_step=start_iteration or None)
+        self.writer = SummaryWriter(str(folder), purge_step=purge_from or None)
 
     def write(self, iteration: int, values: Mapping[str, float]) -> None:
         """Add scalars."""

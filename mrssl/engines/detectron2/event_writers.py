@@ -75,11 +75,22 @@ class MetricsWriter(EventWriter):
     Args:
         path: the file.
         start_iteration: first iteration of this run.
+        keep_scores: those under that very number stay. Detectron2 writes the last scores of a run
+            under the number of iterations done, which is the first one's of a run that goes on.
         window: iterations over which losses are smoothed by their median.
     """
 
-    def __init__(self, path: Path, *, start_iteration: int = 0, window: int = 20) -> None:
-        self._file = MetricsFile(path, start_iteration=start_iteration)
+    def __init__(
+        self,
+        path: Path,
+        *,
+        start_iteration: int = 0,
+        keep_scores: bool = False,
+        window: int = 20,
+    ) -> None:
+        self._file = MetricsFile(
+            path, losses_from=start_iteration, scores_from=start_iteration + keep_scores
+        )
         self._window = window
         self._last = start_iteration - 1
 

@@ -120,11 +120,15 @@ class BestCheckpointer(HookBase):
         """See ``HookBase``."""
         self._seen = self.trainer.start_iter - 1
 
+    @property
+    def out_of_patience(self) -> bool:
+        """Whether the metric has not bettered for too long; known on the main process."""
+        return bool(self._patience) and self.evaluations_since_best >= self._patience
+
     def after_step(self) -> None:
         """See ``HookBase``."""
         self._look()
-        stop = bool(self._patience) and self.evaluations_since_best >= self._patience
-        if self._patience and gather_objects(stop)[0]:
+        if self._patience and gather_objects(self.out_of_patience)[0]:
             _LOG.info("stopped early at iteration %d: no better metric", self.trainer.iter)
             raise EarlyStop
 
@@ -214,7 +218,7 @@ class Pictures(HookBase):
     """Put a picture into the event storage now and then, for TensorBoard; main process only.
 
     Args:
-        period: iterations; 0 = only at the end.
+        period: iterations; 0 = only at the end, which may be that of a run without any left.
         draw: called with the bare model in evaluation mode; gives uint8 (H, W, 3).
         name: under which it appears.
         model: an average of the trainer's model, say; None = the trainer's.
@@ -241,7 +245,16 @@ class Pictures(HookBase):
         """See ``HookBase``."""
         done = self.trainer.iter + 1
         due = done == self.trainer.max_iter or (self._period and done % self._period == 0)
-        if not due or not is_main_process():
+        if due:
+            self._put()
+
+    def after_train(self) -> None:
+        """See ``HookBase``."""
+        if self.latest is None and self.trainer.iter >= self.trainer.max_iter:
+            self._put()
+
+    def _put(self) -> None:
+        if not is_main_process():
             return
         model = self._model if self._model is not None else _bare(self.trainer.model)  # type: ignore[attr-defined]
         training = model.training

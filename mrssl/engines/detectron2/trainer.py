@@ -95,6 +95,7 @@ class MRITrainer(DefaultTrainer):
         self.cfg = cfg = self.data.with_classes(cfg)
         self.folder = Path(cfg.OUTPUT_DIR)
         self.max_iter = cfg.SOLVER.MAX_ITER
+        self._at_end = False  # whether the checkpoint resumed from is a run's final one
         self.transferred: list[str] = []
         self.bare_model: nn.Module = build_seeded_model(cfg)
         self.average = build_average(cfg, self.bare_model)
@@ -133,10 +134,13 @@ class MRITrainer(DefaultTrainer):
             self._start_from(newest[1].get("transferred", []))
             self.checkpointer.resume()
             self.start_iter = self.iter + 1
+            self._at_end = newest[0].name == FINAL
             self._trainer.reset_data_loader(lambda: self._train_loader(self.start_iter))
             # The final checkpoint was saved before the last evaluation, the best one after it.
             best = self.checkpointer.files.best_of(self.iter)
             self._load_best((best or {}).get("trainer", {}).get("hooks", {}))
+            ended = any(isinstance(h, BestCheckpointer) and h.out_of_patience for h in self._hooks)
+            self.max_iter = self.start_iter if ended else max(self.max_iter, self.start_iter)
             _LOG.info("resumed from %s at iteration %d", newest[0], self.start_iter)
         elif self.cfg.MODEL.WEIGHTS:
             report, content = self.checkpointer.transfer(
@@ -244,25 +248,26 @@ class MRITrainer(DefaultTrainer):
 
     def build_writers(self) -> list[EventWriter]:
         """The terminal, ``metrics.json`` and TensorBoard, from this run's first iteration on."""
+        start = self.start_iter
+        goes_on = self._at_end and start < self.max_iter  # else the last scores are written again
         writers: list[EventWriter] = [
-            progress_writer(self.max_iter, start_iteration=self.start_iter),
-            MetricsWriter(self.folder / "metrics.json", start_iteration=self.start_iter),
+            progress_writer(self.max_iter, start_iteration=start),
+            MetricsWriter(self.folder / "metrics.json", start_iteration=start, keep_scores=goes_on),
         ]
         if self.cfg.MRSSL.WANDB_PROJECT:
             writers.append(WandBWriter(self.cfg))
-        board = TensorboardXWriter(str(self.folder), purge_step=self.start_iter or None)
+        board = TensorboardXWriter(str(self.folder), purge_step=(start + goes_on) or None)
         return [*writers, board]
 
     def train(self) -> Results:
-        """Train up to ``SOLVER.MAX_ITER``.
+        """Train up to ``SOLVER.MAX_ITER``; where that is done already, only evaluate.
 
         Returns:
             The last evaluation's results; ``{}`` on all but the main process.
         """
         self._last_eval_results: Results = {}
         if self.start_iter >= self.max_iter:
-            _LOG.info("nothing to do: %d iterations are done", self.start_iter)
-            return self.evaluate()
+            _LOG.info("nothing to train: %d iterations are done", self.start_iter)
         if is_main_process():
             averaged = self.average is not None
             check_room(self.folder, self.bare_model, self.optimizer, averaged=averaged)
@@ -271,6 +276,8 @@ class MRITrainer(DefaultTrainer):
         if is_main_process():
             period = self.cfg.MRSSL.LOG_PERIOD
             self.register_hooks([hooks.PeriodicWriter(self.build_writers(), period)])
+        if self.start_iter >= self.max_iter and not self._at_end:
+            self.checkpointer.save(Path(FINAL).stem, iteration=self.iter)
         loop = logging.getLogger("detectron2.engine.train_loop")
         loop.addFilter(_is_no_message)
         try:
@@ -292,6 +299,11 @@ class MRITrainer(DefaultTrainer):
             marks=self.data.marks,
         )
         return self._last_eval_results
+
+    def after_train(self) -> None:
+        """See ``TrainerBase``."""
+        self.iter = min(self.iter, self.max_iter)  # of a loop without iterations it counts one
+        super().after_train()
 
     def evaluate(self) -> Results:
         """Score the model on ``DATASETS.TEST``; ``{}`` without one, and but on the main process."""

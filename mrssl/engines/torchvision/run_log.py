@@ -20,14 +20,16 @@ class RunLog:
 
     Args:
         cfg: of the run.
-        start_iteration: its first.
+        done: iterations that lie behind it; they are counted from 1.
+        total: iterations after which it ends. It may lie behind already: then only the last scores
+            are written again.
 
     Attributes:
         notes: all that was told in words.
         last_picture: uint8 (H, W, 3); None before the first.
     """
 
-    def __init__(self, cfg: CfgNode, *, start_iteration: int) -> None:
+    def __init__(self, cfg: CfgNode, *, done: int, total: int) -> None:
         self.notes: list[str] = []
         self.last_picture: np.ndarray | None = None
         self._window: list[Mapping[str, float]] = []
@@ -35,15 +37,17 @@ class RunLog:
         if not self._enabled:
             return
         folder = Path(cfg.OUTPUT_DIR)
-        self._metrics = MetricsFile(folder / "metrics.json", start_iteration=start_iteration)
-        self._boards: list[TensorBoard | WandB] = [
-            TensorBoard(folder, start_iteration=start_iteration)
-        ]
+        self._metrics = MetricsFile(
+            folder / "metrics.json",
+            losses_from=done + 1,
+            scores_from=done + (done < total),
+        )
+        self._boards: list[TensorBoard | WandB] = [TensorBoard(folder, purge_from=done + 1)]
         if cfg.MRSSL.WANDB_PROJECT:
             self._boards.append(WandB(cfg))
         self._progress = Progress(
-            cfg.SOLVER.MAX_ITER,
-            initial=start_iteration,
+            total,
+            initial=done,
             description="pretrain" if is_pretraining(cfg) else "fine-tune",
         )
 

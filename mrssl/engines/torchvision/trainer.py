@@ -169,10 +169,11 @@ class Trainer:
             Interrupted: a stop signal came; the state is saved.
             MrsslError: data that cannot be read, or a loss that is not finite.
         """
-        last = self.cfg.SOLVER.MAX_ITER
+        # A run that had ended early is over: the same command may be given again, as by a cluster.
+        last = self.iteration if self._out_of_patience() else self.cfg.SOLVER.MAX_ITER
         with (
             StopSignals() as signals,
-            closing(RunLog(self.cfg, start_iteration=self.iteration)) as log,
+            closing(RunLog(self.cfg, done=self.iteration, total=last)) as log,
         ):
             for note in self.notes:
                 log.note(note)
@@ -314,9 +315,13 @@ class Trainer:
             if is_better(name, value, self.best):
                 self.best, self.evaluations_since_best = float(value), 0
                 self.checkpoints.save_best(self.state())
-            patience = self.cfg.MRSSL.SOLVER.PATIENCE
-            stop = bool(patience) and self.evaluations_since_best >= patience
+            stop = self._out_of_patience()
         return gather_objects(stop)[0]
+
+    def _out_of_patience(self) -> bool:
+        """Whether the metric has not bettered for too long; known on the main process."""
+        patience = self.cfg.MRSSL.SOLVER.PATIENCE if self.data.test else 0
+        return bool(patience) and self.evaluations_since_best >= patience
 
     @torch.no_grad()
     def _picture(self, log: RunLog) -> None:

@@ -212,6 +212,48 @@ def test_training_ends_early_where_nothing_betters(make_config: MakeConfig, tmp_
     assert final["iteration"] == 2  # the first evaluation is the best, two more do not better it
     assert load_checkpoint(tmp_path / "model_best.pth")["iteration"] == 0
     assert final["trainer"]["hooks"]["BestCheckpointer"]["evaluations_since_best"] == 2
+    before = (tmp_path / "model_final.pth").read_bytes()
+    assert "dice" in run(cfg, resume=True)  # a run that is over stays as it is
+    assert (tmp_path / "model_final.pth").read_bytes() == before
+    cfg.defrost()
+    cfg.MRSSL.SOLVER.PATIENCE = 3
+    run(cfg, resume=True)  # unless it is given more patience
+    assert load_checkpoint(tmp_path / "model_final.pth")["iteration"] == 3
+
+
+def test_a_run_that_was_killed_in_its_last_evaluation_is_ended_by_a_resume(
+    make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    from mrssl.engines.detectron2 import trainer
+
+    def killed(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    def scored() -> list[int]:
+        return [row["iteration"] for row in rows(tmp_path) if "localization/AP50" in row]
+
+    cfg = make_config("pretrain", tmp_path, "SOLVER.MAX_ITER", 2, "SOLVER.CHECKPOINT_PERIOD", 2)
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(trainer, "score", killed)
+        run(cfg)
+    (tmp_path / "model_final.pth").unlink()  # or just before that was written
+    for _ in range(2):
+        assert "localization" in run(cfg, resume=True)
+        assert scored() == [2]
+        assert sorted(losses(tmp_path)) == [0, 1]
+    for name in ("model_best.pth", "model_final.pth"):
+        assert load_checkpoint(tmp_path / name)["mrssl"]["iteration"] == 2
+    page = (tmp_path / "summary.html").read_text()
+    assert "restoration/PSNR" in page
+    assert "distorted | restored | clean" in page
+
+    run(make_config("pretrain", tmp_path, "SOLVER.MAX_ITER", 3), resume=True)
+    assert scored() == [2, 3]
+    assert sorted(losses(tmp_path)) == [0, 1, 2]
+    events = EventAccumulator(str(tmp_path)).Reload()
+    assert [point.step for point in events.Scalars("localization/AP50")] == [2, 3]
 
 
 def test_a_metric_that_nothing_has_is_named(make_config: MakeConfig, tmp_path: Path) -> None:

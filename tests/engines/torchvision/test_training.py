@@ -238,9 +238,18 @@ def test_training_ends_early_where_nothing_betters(
     assert load_checkpoint(tmp_path / "model_best.pth")["iteration"] == 1
     final = load_checkpoint(tmp_path / "model_final.pth")
     assert (final["iteration"], final["evaluations_since_best"]) == (3, 2)
+    before = (tmp_path / "model_final.pth").read_bytes()
     (tmp_path / "model_final.pth").unlink()
     trainer = Trainer(cfg, resume=True)  # the count goes on
     assert (trainer.iteration, trainer.evaluations_since_best) == (2, 1)
+    (tmp_path / "model_final.pth").write_bytes(before)
+    assert "dice" in run(cfg, resume=True)  # a run that is over stays as it is
+    assert (tmp_path / "model_final.pth").read_bytes() == before
+    assert [r["iteration"] for r in metrics(tmp_path) if "dice/dice" in r] == [1, 2, 3]
+    cfg.defrost()
+    cfg.MRSSL.SOLVER.PATIENCE = 3
+    run(cfg, resume=True)  # unless it is given more patience
+    assert load_checkpoint(tmp_path / "model_final.pth")["iteration"] == 4
 
 
 @pytest.mark.parametrize(
@@ -358,3 +367,21 @@ def test_a_run_that_was_killed_in_its_last_evaluation_leaves_its_final_checkpoin
     longer = config(repository_root, FINETUNE, phantom, tmp_path, "SOLVER.MAX_ITER", 3)
     run(longer, resume=True)
     assert load_checkpoint(tmp_path / "model_final.pth")["iteration"] == 3
+
+
+def test_figures_on_record_survive_a_resume(
+    repository_root: Path, phantom: Path, tmp_path: Path
+) -> None:
+    def shown() -> list[tuple[float, str]]:
+        return [
+            (r["iteration"], "losses" if "total_loss" in r else "scores") for r in metrics(tmp_path)
+        ]
+
+    for iterations in (2, 2, 4):  # to its end, once more, and beyond
+        options = ("SOLVER.MAX_ITER", iterations, "MRSSL.LOG_PERIOD", 2)
+        run(config(repository_root, PRETRAIN, phantom, tmp_path, *options), resume=True)
+        expected = [(n, what) for n in range(2, iterations + 1, 2) for what in ("losses", "scores")]
+        assert shown() == expected
+    events = EventAccumulator(str(tmp_path)).Reload()
+    assert [point.step for point in events.Scalars("total_loss")] == [2, 4]
+    assert {point.step for point in events.Scalars("localization/AP50")} == {2, 4}
