@@ -13,32 +13,42 @@ from mrssl.evaluation import Evaluator, write_results
 from mrssl.files import sweep, written_whole
 
 
-def prepare_output(cfg: CfgNode, *, resume: bool) -> None:
+def prepare_output(cfg: CfgNode, *, resume: bool, eval_only: bool = False) -> None:
     """Create ``OUTPUT_DIR``, see that it can be written, and leave ``config.yaml`` there.
 
+    Args:
+        cfg: the configuration.
+        resume: go on with the run whose checkpoints are there.
+        eval_only: nothing is trained. Whatever lies there is left alone: it may be the folder of a
+            training that is under way.
+
     Raises:
-        MrsslError: it cannot be written, or holds another run and ``resume`` is False.
+        MrsslError: it cannot be written, or holds another run and neither flag is set.
     """
     folder = Path(cfg.OUTPUT_DIR)
     if is_main_process():
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            sweep(folder)
+            if not eval_only:
+                sweep(folder)
             with tempfile.TemporaryFile(dir=folder):
                 pass
         except OSError as error:
             raise MrsslError(
                 f"OUTPUT_DIR {folder}: cannot be written ({error.strerror})"
             ) from error
-        if not resume and any(folder.glob("model_*.pth")):
+        starts = not (resume or eval_only)
+        if starts and any(folder.glob("model_*.pth")):
             raise MrsslError(
                 f"OUTPUT_DIR {folder}: holds the checkpoints of another run; "
                 "give --resume to go on with it, or another folder"
             )
-        if not resume:
+        if starts:
             (folder / "metrics.json").unlink(missing_ok=True)
-        with written_whole(folder / "config.yaml") as temporary:
-            temporary.write_text(cfg.dump())
+        described = folder / "config.yaml"
+        if not (eval_only and described.exists()):
+            with written_whole(described) as temporary:
+                temporary.write_text(cfg.dump())
     barrier()
 
 

@@ -58,8 +58,8 @@ def launch(args: Namespace) -> None:
 
 def main(cfg: CfgNode, args: Namespace) -> Results:
     """Train, or evaluate only, in this process; the last evaluation's results."""
-    prepare_output(cfg, resume=args.resume or args.eval_only)
-    default_setup(cfg, args)
+    prepare_output(cfg, resume=args.resume, eval_only=args.eval_only)
+    default_setup(_without_folder(cfg) if args.eval_only else cfg, args)
     if args.eval_only:
         results = evaluate_only(cfg)
     else:
@@ -70,6 +70,15 @@ def main(cfg: CfgNode, args: Namespace) -> Results:
         print_table(results)
         write_results(results, Path(cfg.OUTPUT_DIR) / "inference" / "results.json")
     return results
+
+
+def _without_folder(cfg: CfgNode) -> CfgNode:
+    """So that ``default_setup`` neither replaces ``config.yaml`` nor joins in a training's log."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.OUTPUT_DIR = None
+    cfg.freeze()
+    return cfg
 
 
 def evaluate_only(cfg: CfgNode) -> Results:

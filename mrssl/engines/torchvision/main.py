@@ -29,7 +29,7 @@ def main(cfg: CfgNode, args: Namespace) -> Results:
     """
     cfg = with_device(cfg)
     check_names(cfg)
-    prepare_output(cfg, resume=args.resume or args.eval_only)
+    prepare_output(cfg, resume=args.resume, eval_only=args.eval_only)
     results = evaluate_only(cfg) if args.eval_only else Trainer(cfg, resume=args.resume).train()
     if results and is_main_process():
         print_table(results)
