@@ -147,9 +147,10 @@ def mixed_precision(
     Args:
         cfg: the configuration.
         device: of the model.
-        bfloat16: what "auto" takes on a GPU that has it. A model that hands box coordinates over
-            in the precision of its features needs float16: bfloat16 knows whole pixels up to 256
-            only.
+        bfloat16: whether "auto" takes it on a GPU that has it. For a model that hands box
+            coordinates over in the precision of its features float16 is better there: bfloat16
+            knows whole pixels only from 128 on, and to pool in float32 is slower. A CPU has no
+            such choice.
 
     Raises:
         MrsslError: a precision of another name.

@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 from detectron2.engine import SimpleTrainer
+from detectron2.modeling.poolers import ROIPooler
 from detectron2.utils.events import get_event_storage
 from fvcore.common.config import CfgNode
-from torch import nn
+from torch import Tensor, nn
 
 from mrssl.data.loader import Batches
 from mrssl.engines.faults import SkippedSlices
@@ -40,7 +41,7 @@ class MRITrainerStep(SimpleTrainer):
     ) -> None:
         super().__init__(model, data_loader, optimizer)
         self.skipped = skipped
-        # Detectron2 hands boxes to ROIAlign in the precision of the features.
+        pool_exactly(model)
         self.update = Update(cfg, model, optimizer, bfloat16=False)
 
     def run_step(self) -> None:
@@ -70,4 +71,20 @@ class MRITrainerStep(SimpleTrainer):
         self.update.load_state_dict(state_dict.get("update", {}))
 
 
-__all__ = ["MRITrainerStep"]
+def pool_exactly(model: nn.Module) -> None:
+    """Have every ``ROIPooler`` of ``model`` take bfloat16 features as float32, in place.
+
+    ``ROIAlign`` casts the boxes to the precision of the features, and bfloat16 knows whole pixels
+    only from 128 on. float16, which knows eighths there, is left as it is.
+    """
+    for module in model.modules():
+        if isinstance(module, ROIPooler):
+            module.register_forward_pre_hook(_in_float32)
+
+
+def _in_float32(pooler: nn.Module, inputs: tuple[list[Tensor], Any]) -> tuple[list[Tensor], Any]:
+    features, boxes = inputs
+    return [x.float() if x.dtype == torch.bfloat16 else x for x in features], boxes
+
+
+__all__ = ["MRITrainerStep", "pool_exactly"]
