@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from fvcore.common.config import CfgNode
@@ -16,6 +17,7 @@ from fvcore.common.param_scheduler import (
 )
 from torch import nn
 
+from mrssl.checkpoint import CheckpointError
 from mrssl.checkpoint.groups import TOP, height_of
 from mrssl.checkpoint.names import detectron2_name
 from mrssl.errors import MrsslError
@@ -62,6 +64,39 @@ def build_optimizer(
     if kind == "ADAMW":
         return torch.optim.AdamW(params, lr=node.BASE_LR, fused=True)  # a twentieth of a step less
     raise MrsslError(f"MRSSL.SOLVER.OPTIMIZER {kind!r}: known are 'SGD' and 'ADAMW'")
+
+
+def check_resumable(
+    optimizer: torch.optim.Optimizer, saved: Mapping[str, Any], *, where: str
+) -> None:
+    """See that an optimiser's state is that of one like ``optimizer``, before it is loaded.
+
+    Args:
+        optimizer: of the configuration.
+        saved: its ``state_dict()`` as a checkpoint has it.
+        where: what messages call the checkpoint.
+
+    Raises:
+        CheckpointError: it is not; the line names the keys that decide on what differs.
+    """
+    before, now = saved["param_groups"], optimizer.state_dict()["param_groups"]
+    if ("betas" in before[0]) != ("betas" in now[0]):
+        keys = "MRSSL.SOLVER.OPTIMIZER"
+    elif _parameters(before) != _parameters(now):
+        keys = "MODEL.BACKBONE.FREEZE_AT"
+    elif {group["weight_decay"] for group in before} != {group["weight_decay"] for group in now}:
+        keys = "SOLVER.WEIGHT_DECAY, SOLVER.WEIGHT_DECAY_NORM"
+    elif [len(group["params"]) for group in before] != [len(group["params"]) for group in now]:
+        keys = "MRSSL.TRANSFER.LR_FACTOR, MRSSL.TRANSFER.LAYER_DECAY"
+    else:
+        return
+    raise CheckpointError(
+        f"{where}: was trained with other {keys}; a run goes on with what it began with"
+    )
+
+
+def _parameters(groups: Sequence[Mapping[str, Any]]) -> int:
+    return sum(len(group["params"]) for group in groups)
 
 
 def build_schedule(cfg: CfgNode) -> ParamScheduler:

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from mrssl.checkpoint import CheckpointError
 from mrssl.config import get_cfg
-from mrssl.engines.solver import build_optimizer, clip_gradients
+from mrssl.engines.solver import build_optimizer, check_resumable, clip_gradients
 from mrssl.errors import MrsslError
 
 
@@ -76,3 +77,33 @@ def test_gradients_are_clipped_and_their_norm_before_is_told(
     node.ENABLED, node.CLIP_TYPE = True, "nobody"
     with pytest.raises(MrsslError, match="CLIP_TYPE 'nobody'"):
         clip_gradients(cfg, parameters)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "frozen"),
+    [
+        ("MRSSL.SOLVER.OPTIMIZER", "ADAMW", False),
+        ("SOLVER.WEIGHT_DECAY", 0.0, False),
+        ("SOLVER.WEIGHT_DECAY_NORM", 0.5, False),
+        ("MRSSL.TRANSFER.LR_FACTOR", 1.0, False),
+        ("MODEL.BACKBONE.FREEZE_AT", 2, True),
+        ("SOLVER.MAX_ITER", 7, False),
+    ],
+)
+def test_the_state_of_another_optimizer_is_told_by_its_keys(
+    key: str, value: object, frozen: bool
+) -> None:
+    loaded = "backbone.body.conv1.weight"
+    model = Part(loaded, "roi_heads.box_predictor.cls_score.weight")
+    model.add_module("norm", nn.BatchNorm1d(1))
+    cfg = get_cfg()
+    cfg.MRSSL.TRANSFER.LR_FACTOR = 0.1
+    saved = build_optimizer(cfg, model, {loaded}).state_dict()
+    cfg.merge_from_list([key, value])
+    model.get_parameter(loaded).requires_grad_(not frozen)
+    optimizer = build_optimizer(cfg, model, {loaded})
+    if key == "SOLVER.MAX_ITER":
+        check_resumable(optimizer, saved, where="model_final.pth")
+        return
+    with pytest.raises(CheckpointError, match=rf"model_final\.pth: .*{key}"):
+        check_resumable(optimizer, saved, where="model_final.pth")

@@ -136,10 +136,13 @@ def test_skipping_without_end_is_an_error(tmp_path: Path) -> None:
             stuck(batch(), i)
 
 
-@pytest.mark.parametrize("value", [("ACCUMULATE", 0), ("AMP_DTYPE", "float8")])
+@pytest.mark.parametrize(
+    "value",
+    [("MRSSL.SOLVER.ACCUMULATE", 0), ("MRSSL.SOLVER.AMP_DTYPE", "float8"), ("MRSSL.LOG_PERIOD", 0)],
+)
 def test_what_cannot_be_is_named(tmp_path: Path, value: tuple[str, Any]) -> None:
     with pytest.raises((ConfigError, MrsslError), match=value[0]):
-        update(tmp_path, f"MRSSL.SOLVER.{value[0]}", value[1])
+        update(tmp_path, *value)
 
 
 def test_precision_by_name(tmp_path: Path) -> None:

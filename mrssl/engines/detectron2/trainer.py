@@ -55,7 +55,7 @@ from mrssl.engines.faults import SkippedSlices
 from mrssl.engines.output import write_subjects
 from mrssl.engines.pictures import restoration_grid
 from mrssl.engines.signals import StopSignals
-from mrssl.engines.solver import build_optimizer, build_schedule
+from mrssl.engines.solver import build_optimizer, build_schedule, check_resumable
 from mrssl.engines.summary import write_summary
 from mrssl.engines.update import accelerate
 from mrssl.errors import MrsslError
@@ -132,6 +132,8 @@ class MRITrainer(DefaultTrainer):
             newest = self.checkpointer.files.newest()
             assert newest is not None
             self._start_from(newest[1].get("transferred", []))
+            saved = newest[1]["trainer"]["_trainer"]["optimizer"]
+            check_resumable(self.optimizer, saved, where=str(newest[0]))
             self.checkpointer.resume()
             self.start_iter = self.iter + 1
             self._at_end = newest[0].name == FINAL
@@ -235,10 +237,9 @@ class MRITrainer(DefaultTrainer):
                 ),
             ]
         if is_main_process():
-            checkpoints = hooks.PeriodicCheckpointer(
-                self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD
-            )
-            found.append(checkpoints)
+            every = cfg.SOLVER.CHECKPOINT_PERIOD
+            every = every if every > 0 else self.max_iter + 1  # 0 = only at the end
+            found.append(hooks.PeriodicCheckpointer(self.checkpointer, every))
         found.append(StopOnSignal(self.signals, self._save_interrupted))
         return found
 

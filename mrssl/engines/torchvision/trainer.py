@@ -36,7 +36,7 @@ from mrssl.engines.faults import SkippedSlices
 from mrssl.engines.output import write_subjects
 from mrssl.engines.pictures import restoration_grid
 from mrssl.engines.signals import StopSignals
-from mrssl.engines.solver import IterationLR, build_optimizer, build_schedule
+from mrssl.engines.solver import IterationLR, build_optimizer, build_schedule, check_resumable
 from mrssl.engines.summary import write_summary
 from mrssl.engines.torchvision.batches import collate, collate_with_truth, to_prediction
 from mrssl.engines.torchvision.evaluation import evaluate
@@ -118,6 +118,7 @@ class Trainer:
 
     def _restore(self, path: Path, content: dict[str, Any], skipped: list[str]) -> None:
         self.notes += [f"warning: skipped {line}" for line in skipped]
+        check_resumable(self.optimizer, content["optimizer"], where=str(path))
         load_saved_weights(self.model, self.average, content, names="torchvision", where=str(path))
         self.optimizer.load_state_dict(content["optimizer"])
         self.scheduler.load_state_dict(content["scheduler"])

@@ -396,3 +396,22 @@ def test_the_peer_pretext_is_refused_in_a_line(repository_root: Path) -> None:
     args = Namespace(config_file=str(file), opts=[], num_gpus=1, num_machines=1)
     with pytest.raises(MrsslError, match="--engine torchvision"):
         launch(args)
+
+
+def test_a_run_is_not_resumed_with_another_optimizer(
+    make_config: MakeConfig, pretrained: Path, tmp_path: Path
+) -> None:
+    from mrssl.engines.detectron2 import MRITrainer
+
+    (tmp_path / "model_0000005.pth").write_bytes((pretrained / "model_final.pth").read_bytes())
+    trainer = MRITrainer(make_config("pretrain", tmp_path, "MODEL.BACKBONE.FREEZE_AT", 2))
+    with pytest.raises(MrsslError, match=r"model_0000005\.pth: .*MODEL\.BACKBONE\.FREEZE_AT"):
+        trainer.resume_or_load(resume=True)
+
+
+def test_without_a_period_only_the_final_checkpoint_is_saved(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
+    options = ("SOLVER.MAX_ITER", 1, "SOLVER.CHECKPOINT_PERIOD", 0, "DATASETS.TEST", "()")
+    run(make_config("pretrain", tmp_path, *options))
+    assert [path.name for path in tmp_path.glob("*.pth")] == ["model_final.pth"]

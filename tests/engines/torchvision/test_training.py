@@ -385,3 +385,12 @@ def test_figures_on_record_survive_a_resume(
     events = EventAccumulator(str(tmp_path)).Reload()
     assert [point.step for point in events.Scalars("total_loss")] == [2, 4]
     assert {point.step for point in events.Scalars("localization/AP50")} == {2, 4}
+
+
+def test_a_run_is_not_resumed_with_another_optimizer(
+    repository_root: Path, phantom: Path, pretrained: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "model_0000005.pth").write_bytes((pretrained / "model_final.pth").read_bytes())
+    cfg = config(repository_root, PRETRAIN, phantom, tmp_path, "SOLVER.WEIGHT_DECAY", 0.0)
+    with pytest.raises(MrsslError, match=r"model_0000005\.pth: .*SOLVER\.WEIGHT_DECAY"):
+        Trainer(cfg, resume=True)
