@@ -203,7 +203,7 @@ def _unpickle(path: Path, *, allow: bool) -> Any:
 
 
 def _checked(state: dict[Any, Any]) -> dict[str, Tensor]:
-    """A state of dense CPU tensors by printable names, without the prefix of a parallel wrapper."""
+    """A state of ordinary tensors by printable names, without the prefix of a parallel wrapper."""
     if not state:
         raise CheckpointError("holds no tensors")
     for name, tensor in state.items():
@@ -214,6 +214,8 @@ def _checked(state: dict[Any, Any]) -> dict[str, Tensor]:
         # a view with stride 0 can claim more elements than any memory holds
         if (
             tensor.layout is not torch.strided
+            or tensor.is_quantized
+            or tensor.is_complex()
             or tensor.device.type != "cpu"
             or tensor.nbytes > tensor.untyped_storage().nbytes()
         ):

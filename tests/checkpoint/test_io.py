@@ -178,6 +178,10 @@ def huge():
     return torch.ones(1).expand(10**7, 10**7)
 
 
+def quantized():
+    return torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8)
+
+
 @pytest.mark.filterwarnings("ignore:Validating sparse tensor")
 @pytest.mark.parametrize(
     "content, reason",
@@ -190,6 +194,11 @@ def huge():
         ({"model": {"a\x1b[2J": torch.ones(1)}}, "not a name"),
         ({"model": {"backbone.fpn_lateral2.bias": huge()}}, "not an ordinary dense tensor"),
         ({"model": {"backbone.fpn_lateral2.bias": torch.ones(2).to_sparse()}}, "not an ordinary"),
+        (
+            {"model": {"backbone.fpn_lateral2.bias": quantized()}},
+            "lateral2.bias is not an ordinary",
+        ),
+        ({"model": {"backbone.fpn_lateral2.bias": torch.ones(2) * 1j}}, "not an ordinary"),
         ({"model": {"blocks.0.attn.weight": torch.ones(1)}}, "neither.*blocks.0.attn"),
         ({"model": {**STATE, "backbone.body.conv1.weight": torch.ones(1)}}, "both"),
         ({"model": STATE, "mrssl": [1]}, "provenance is a list"),
