@@ -59,7 +59,8 @@ def launch_processes(
     """Call ``function(*args)`` in every process, and wait for the end.
 
     Under ``torchrun``, or whatever else has started the processes and set ``RANK``, ``WORLD_SIZE``
-    and ``MASTER_ADDR``, this one's part is run. A stop signal that
+    and ``MASTER_ADDR``, this one's part is run, on the GPU of ``LOCAL_RANK``; where that is unset,
+    of ``SLURM_LOCALID`` or ``RANK``, modulo the GPUs that this process sees. A stop signal that
     reaches this process is passed on to those that it has started.
 
     Args:
@@ -73,6 +74,7 @@ def launch_processes(
         MrsslError: what is wrong with the arguments, or what one of the processes raised.
     """
     if os.environ.keys() >= {"RANK", "WORLD_SIZE", "MASTER_ADDR"}:
+        os.environ.setdefault("LOCAL_RANK", _local_rank())
         _run_process(function, args, setup, processes.cuda)
         return
     if processes.total == 1:
@@ -93,6 +95,15 @@ def launch_processes(
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _local_rank() -> str:
+    """Which of the GPUs seen here is this process's: not every launcher says so.
+
+    Each process may see its own GPU alone, and be the fourth of its machine.
+    """
+    rank = int(os.environ.get("SLURM_LOCALID", os.environ["RANK"]))
+    return str(rank % max(torch.cuda.device_count(), 1))
 
 
 def _meeting_point(processes: Processes) -> tuple[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import subprocess
@@ -9,8 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from mrssl.checkpoint import load_checkpoint
+from mrssl.engines import launching
 from mrssl.engines.launching import Processes, launch_processes
 from mrssl.errors import MrsslError
 
@@ -26,6 +29,31 @@ def test_what_a_process_has_to_tell_is_raised_here() -> None:
 def test_a_process_that_the_system_kills_is_named_by_its_signal() -> None:
     with pytest.raises(MrsslError, match="killed by SIGKILL"):
         launch_processes(signal.raise_signal, TWO, (signal.SIGKILL,))
+
+
+@pytest.mark.parametrize(
+    ("told", "gpus", "expected"),
+    [
+        ({"LOCAL_RANK": "3", "SLURM_LOCALID": "0"}, 4, "3"),
+        ({"SLURM_LOCALID": "2"}, 4, "2"),
+        ({"SLURM_LOCALID": "2"}, 1, "0"),  # srun --gpus-per-task=1
+        ({}, 4, "1"),
+        ({}, 1, "0"),  # a pod of Kubeflow's
+        ({}, 0, "0"),
+    ],
+)
+def test_a_launcher_need_not_tell_which_gpu(
+    told: dict[str, str], gpus: int, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = {"RANK": "5", "WORLD_SIZE": "8", "MASTER_ADDR": "head"}
+    monkeypatch.setattr(os, "environ", started | told)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    found: list[str] = []
+    monkeypatch.setattr(
+        launching, "_run_process", lambda *_: found.append(os.environ["LOCAL_RANK"])
+    )
+    launch_processes(print, Processes(cuda=True))
+    assert found == [expected]
 
 
 PROGRAM = """

@@ -102,9 +102,12 @@ class MRITrainer(DefaultTrainer):
         accelerate(cfg, self.bare_model)
         self.skipped = SkippedSlices(len(self.data.train), cfg.MRSSL.DATA.MAX_UNREADABLE)
         self.signals = StopSignals()
-        parallel = {} if cfg.MODEL.DEVICE.startswith("cuda") else {"device_ids": None}
+        cuda = cfg.MODEL.DEVICE.startswith("cuda")
         model = create_ddp_model(
-            self.bare_model, broadcast_buffers=False, find_unused_parameters=True, **parallel
+            self.bare_model,
+            broadcast_buffers=False,
+            find_unused_parameters=True,
+            device_ids=[torch.cuda.current_device()] if cuda else None,
         )
         optimizer = build_optimizer(cfg, self.bare_model)
         self._trainer = MRITrainerStep(cfg, model, self._train_loader(0), optimizer, self.skipped)
