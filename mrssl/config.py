@@ -74,7 +74,8 @@ def add_mrssl_config(cfg: CN) -> None:
     node.DATA.INSTANCES = "class"
     # Instances of fewer pixels in a slice are left out.
     node.DATA.MIN_INSTANCE_PIXELS = 4
-    # Train on slices without any instance too (as negatives).
+    # Train on slices without any instance too (as negatives). It decides, not Detectron2's
+    # DATALOADER.FILTER_EMPTY_ANNOTATIONS.
     node.DATA.KEEP_EMPTY = True
     # Decoded volumes kept in memory, per loader worker, in MiB.
     node.DATA.CACHE_MIB = 2048
@@ -95,7 +96,8 @@ def add_mrssl_config(cfg: CN) -> None:
     node.AUGMENT.TRANSLATE = 0.15
     node.AUGMENT.GAMMA = (0.7, 1.4)
     node.AUGMENT.CONTRAST = (0.8, 1.2)
-    node.AUGMENT.PRETRAIN = False  # the same geometric and intensity changes before distorting
+    # The same before distorting, and with them INPUT.CROP and INPUT.RANDOM_FLIP.
+    node.AUGMENT.PRETRAIN = False
 
     # -- pretext: where and how slices are distorted -----------------------------------------------
     node.PRETEXT = make()

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from fvcore.common.config import CfgNode
 
-from mrssl.config import is_pretraining, restores_whole_slices
+from mrssl.config import ConfigError, is_pretraining, restores_whole_slices
 from mrssl.data.augmentation import SliceAugmentation
 from mrssl.data.cache import VolumeCache
 from mrssl.data.cropping import RandomCrop
@@ -110,9 +110,16 @@ class SliceMapper:
             class_values: as in the data set.
             seed: of the samples.
             records: the data set's dicts, to draw donors of other subjects from.
+
+        Raises:
+            ConfigError: windows are asked for in pretraining, and augmentation is not.
         """
         node, pretraining = cfg.MRSSL, is_pretraining(cfg)
         augment = training and (not pretraining or node.AUGMENT.PRETRAIN)
+        if training and cfg.INPUT.CROP.ENABLED and not augment:
+            raise ConfigError(
+                "INPUT.CROP.ENABLED True: in pretraining only with MRSSL.AUGMENT.PRETRAIN True"
+            )
         sizes = cfg.INPUT.MIN_SIZE_TRAIN if training else (cfg.INPUT.MIN_SIZE_TEST,)
         cache = VolumeCache.from_config(cfg)
         share = node.PRETEXT.OTHER_SUBJECT

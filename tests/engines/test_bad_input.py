@@ -136,6 +136,12 @@ def test_a_window_of_no_type(attempt, phantom: Path) -> None:
     assert "INPUT.CROP.TYPE 'square'" in attempt(*train_on(phantom), *crop, config=FINETUNE)
 
 
+def test_windows_that_pretraining_would_not_show(attempt, phantom: Path) -> None:
+    text = attempt(*train_on(phantom), "INPUT.CROP.ENABLED", True)
+    assert "INPUT.CROP.ENABLED True" in text
+    assert "MRSSL.AUGMENT.PRETRAIN" in text
+
+
 def test_an_unknown_distortion(attempt, phantom: Path) -> None:
     text = attempt(*train_on(phantom), "MRSSL.PRETEXT.DISTORTIONS", "('blurr',)")
     assert "blurr" in text

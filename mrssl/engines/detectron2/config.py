@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from detectron2.config import CfgNode
 from detectron2.config import get_cfg as detectron2_cfg
 from detectron2.modeling import (
@@ -12,7 +14,7 @@ from detectron2.modeling import (
     ROI_MASK_HEAD_REGISTRY,
 )
 
-from mrssl.config import ConfigError, add_mrssl_config, check_norms
+from mrssl.config import ConfigError, add_mrssl_config, check_norms, is_pretraining
 
 #: By the keys under ``MODEL`` that choose from them.
 _REGISTRIES = {
@@ -26,6 +28,16 @@ _REGISTRIES = {
 #: What Detectron2's tables of ResNets and normalisations hold.
 _DEPTHS = (18, 34, 50, 101, 152)
 _NORMS = ("", "BN", "SyncBN", "FrozenBN", "GN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N", "LN")
+
+#: What the trainer does in place of what these keys say.
+_FIXED = {
+    "SOLVER.NESTEROV": False,
+    "SOLVER.BIAS_LR_FACTOR": 1.0,
+    "SOLVER.WARMUP_METHOD": "linear",
+    "TEST.PRECISE_BN.ENABLED": False,
+    "DATALOADER.SAMPLER_TRAIN": "TrainingSampler",
+    "INPUT.MIN_SIZE_TRAIN_SAMPLING": "choice",
+}
 
 
 def get_cfg() -> CfgNode:
@@ -45,9 +57,7 @@ def check_names(cfg: CfgNode) -> None:
         ConfigError: it does not; else that would show once all data are described.
     """
     for key, registry in _REGISTRIES.items():
-        node = cfg.MODEL
-        for part in key.split("."):
-            node = node[part]
+        node = _value(cfg.MODEL, key)
         unused = node == "" or (key == "ROI_MASK_HEAD.NAME" and not cfg.MODEL.MASK_ON)
         if not unused and node not in registry:
             known = ", ".join(sorted(name for name, _ in registry))
@@ -56,3 +66,34 @@ def check_names(cfg: CfgNode) -> None:
         known = ", ".join(map(str, _DEPTHS))
         raise ConfigError(f"MODEL.RESNETS.DEPTH {cfg.MODEL.RESNETS.DEPTH}: Detectron2 has {known}")
     check_norms(cfg, _NORMS, engine="Detectron2")
+
+
+def check_heeded(cfg: CfgNode) -> None:
+    """See that no key asks of the trainer what it does not do.
+
+    ``DATALOADER.ASPECT_RATIO_GROUPING`` is not heeded either way: it tells no training from another
+    but by its batches.
+
+    Raises:
+        ConfigError: one does; the line names it.
+    """
+    for key, value in _FIXED.items():
+        if _value(cfg, key) != value:
+            raise ConfigError(f"{key} {_value(cfg, key)!r}: MRITrainer has {value!r} only")
+    solver = cfg.SOLVER
+    if solver.WEIGHT_DECAY_BIAS not in (None, solver.WEIGHT_DECAY):
+        raise ConfigError(
+            f"SOLVER.WEIGHT_DECAY_BIAS {solver.WEIGHT_DECAY_BIAS}: MRITrainer decays biases by "
+            "SOLVER.WEIGHT_DECAY"
+        )
+    filters, keeps = cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS, cfg.MRSSL.DATA.KEEP_EMPTY
+    if filters and keeps and not is_pretraining(cfg):
+        raise ConfigError(
+            "DATALOADER.FILTER_EMPTY_ANNOTATIONS True: MRSSL.DATA.KEEP_EMPTY decides, and is True"
+        )
+
+
+def _value(node: CfgNode, key: str) -> Any:
+    for part in key.split("."):
+        node = node[part]
+    return node

@@ -27,6 +27,7 @@ from mrssl.engines.checkpoints import FINAL, check_room, periodic_name
 from mrssl.engines.datasets import RunData
 from mrssl.engines.detectron2.catalog import load_registered
 from mrssl.engines.detectron2.checkpointing import MRICheckpointer
+from mrssl.engines.detectron2.config import check_heeded
 from mrssl.engines.detectron2.dataset_mapper import MRIDatasetMapper, to_input
 from mrssl.engines.detectron2.evaluation import SliceDatasetEvaluator, to_prediction
 from mrssl.engines.detectron2.event_writers import MetricsWriter, WandBWriter, progress_writer
@@ -82,12 +83,16 @@ class MRITrainer(DefaultTrainer):
 
     Args:
         cfg: Detectron2's, with the node ``MRSSL``; ``OUTPUT_DIR`` exists.
+
+    Raises:
+        MrsslError: data or keys that cannot be used.
     """
 
     def __init__(self, cfg: CfgNode) -> None:
         # Not DefaultTrainer's: it builds its optimiser before weights are loaded, and its parallel
         # wrapper for GPUs only.
         TrainerBase.__init__(self)
+        check_heeded(cfg)
         cfg = with_device(DefaultTrainer.auto_scale_workers(cfg, get_world_size()))
         self.seed = max(cfg.SEED, 0)
         seed_all_rng(self.seed)
@@ -306,7 +311,7 @@ class MRITrainer(DefaultTrainer):
 
     def after_train(self) -> None:
         """See ``TrainerBase``."""
-        self.iter = min(self.iter, self.max_iter)  # of a loop without iterations it counts one
+        self.iter: int = min(self.iter, self.max_iter)  # of a loop without iterations it counts one
         super().after_train()
 
     def evaluate(self) -> Results:
