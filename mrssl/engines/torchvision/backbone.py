@@ -16,6 +16,8 @@ from mrssl.modeling.layers import get_norm
 DEPTHS = (18, 34, 50, 101)
 #: Detectron2's names of the pyramid levels, by torchvision's.
 LEVELS = {"0": "p2", "1": "p3", "2": "p4", "3": "p5", "pool": "p6"}
+#: What ``FREEZE_AT`` counts, by torchvision's names: stem, res2, ..., res5.
+STAGES = (("conv1", "bn1"), ("layer1",), ("layer2",), ("layer3",), ("layer4",))
 STRIDES = {"p2": 4, "p3": 8, "p4": 16, "p5": 32, "p6": 64}
 
 
@@ -60,8 +62,20 @@ def build_backbone(cfg: CfgNode) -> ResNetFPN:
 
 
 def freeze(body: resnet.ResNet, stages: int) -> None:
-    """Freeze the first ``stages`` of stem, res2, res3, ...: no gradient, as Detectron2 has it."""
-    parts: list[list[nn.Module]] = [[body.conv1, body.bn1]]
-    parts += [[body.layer1], [body.layer2], [body.layer3], [body.layer4]]
-    for module in [m for part in parts[:stages] for m in part]:
-        module.requires_grad_(False)
+    """Freeze the first ``stages`` of stem, res2, res3, ..., in place, as Detectron2 does.
+
+    They get no gradient, and their batch normalisation keeps its statistics; names stay.
+    """
+    for name in [name for stage in STAGES[:stages] for name in stage]:
+        setattr(body, name, _with_frozen_norms(getattr(body, name).requires_grad_(False)))
+
+
+def _with_frozen_norms(module: nn.Module) -> nn.Module:
+    """As Detectron2's ``FrozenBatchNorm2d.convert_frozen_batchnorm``."""
+    if isinstance(module, nn.BatchNorm2d):
+        frozen = get_norm("FrozenBN", module.num_features)
+        frozen.load_state_dict(module.state_dict())
+        return frozen
+    for name, child in module.named_children():
+        setattr(module, name, _with_frozen_norms(child))
+    return module
