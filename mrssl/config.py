@@ -164,7 +164,8 @@ def add_mrssl_config(cfg: CN) -> None:
     # -- transfer ---------------------------------------------------------------------------------
     node.TRANSFER = make()
     node.TRANSFER.SCOPE = "detector"  # "backbone", "fpn", "rpn" or "detector"
-    # Learning-rate factor of the loaded parameters, and iterations for which they stay frozen.
+    # Learning-rate factor of the loaded parameters, and iterations for which they stay frozen
+    # (what MODEL.BACKBONE.FREEZE_AT names stays so for good).
     node.TRANSFER.LR_FACTOR = 1.0
     # Further factor on it for each stage below the heads, which are the seventh: stem, res2, res3,
     # res4, res5, FPN, heads. Below 1, early layers change less.

@@ -78,12 +78,13 @@ class FreezeTransferred(HookBase):
 
     Args:
         model: bare, not in a parallel wrapper.
-        names: of its parameters.
+        names: of its parameters; those that need no gradient by now stay frozen for good.
         iterations: for so many; 0 = none.
     """
 
     def __init__(self, model: nn.Module, names: Collection[str], iterations: int) -> None:
-        self._parameters = [p for name, p in model.named_parameters() if name in set(names)]
+        named = model.named_parameters()
+        self._parameters = [p for name, p in named if name in set(names) and p.requires_grad]
         self._iterations = iterations
 
     def before_step(self) -> None:

@@ -81,6 +81,12 @@ class Trainer:
         if found and found[1].get("transferred"):
             transferred = set(found[1]["transferred"])
         self.transferred = sorted(transferred)
+        # Not what FREEZE_AT froze: it stays frozen.
+        self.thawing = [
+            parameter
+            for name, parameter in self.model.named_parameters()
+            if name in transferred and parameter.requires_grad
+        ]
         self.optimizer = build_optimizer(cfg, self.model, transferred)
         self.scheduler = IterationLR(self.optimizer, build_schedule(cfg), cfg.SOLVER.MAX_ITER)
         accelerate(cfg, self.model)
@@ -271,11 +277,9 @@ class Trainer:
     def _freeze_transferred(self) -> None:
         """Keep loaded parameters as they are for the first ``TRANSFER.FREEZE_ITERS`` iterations."""
         count = self.cfg.MRSSL.TRANSFER.FREEZE_ITERS
-        if count and self.transferred and self.iteration in (self.start_iteration, count):
-            names = set(self.transferred)
-            for name, parameter in self.model.named_parameters():
-                if name in names:
-                    parameter.requires_grad_(self.iteration >= count)
+        if count and self.iteration in (self.start_iteration, count):
+            for parameter in self.thawing:
+                parameter.requires_grad_(self.iteration >= count)
 
     # -- evaluation -------------------------------------------------------------------------------
 

@@ -54,6 +54,23 @@ def scores(values: list[float]) -> Any:
     return hooks.EvalHook(1, lambda: {"dice": {"dice": next(left)}})
 
 
+def test_thawing_leaves_what_was_frozen_before() -> None:
+    from mrssl.engines.detectron2.hooks import FreezeTransferred
+
+    built = trainer()
+    model = built.model
+    model.layer.weight.requires_grad_(False)
+    built.register_hooks([FreezeTransferred(model, ["layer.weight", "layer.bias"], 1)])
+    start = {name: p.detach().clone() for name, p in model.named_parameters()}
+    built.train(0, 1)
+    assert torch.equal(model.layer.bias, start["layer.bias"])
+    built.train(1, 2)
+    assert not model.layer.weight.requires_grad
+    assert model.layer.weight.grad is None
+    assert model.layer.bias.requires_grad
+    assert model.norm.weight.requires_grad
+
+
 def test_training_stops_when_the_metric_no_longer_betters() -> None:
     from mrssl.engines.detectron2.hooks import BestCheckpointer, EarlyStop
 

@@ -164,6 +164,32 @@ def test_transferred_parameters_can_be_frozen_and_slowed(
     assert not torch.equal(stem, start)
 
 
+def test_thawing_leaves_what_freeze_at_froze(
+    repository_root: Path, phantom: Path, pretrained: Path, tmp_path: Path
+) -> None:
+    cfg = config(
+        repository_root, FINETUNE, phantom, tmp_path,
+        "MODEL.WEIGHTS", pretrained / "model_final.pth", "MODEL.BACKBONE.FREEZE_AT", 2,
+        "MRSSL.TRANSFER.FREEZE_ITERS", 1,
+    )  # fmt: skip
+    trainer = Trainer(cfg)
+    stream = iter(
+        trainer.data.train_loader(start_iteration=0, rank=0, world_size=1, collate=collate)
+    )
+    trainer.step(next(stream))
+    trainer.checkpoints.save(trainer.state(), trainer.iteration)
+    resumed = Trainer(cfg, resume=True)
+    batch = next(stream)
+    for run_on in (trainer, resumed):
+        run_on.step(batch)
+        trained = {p for group in run_on.optimizer.param_groups for p in group["params"]}
+        assert {p for p in run_on.model.parameters() if p.requires_grad} == trained
+        assert {p for p in run_on.model.parameters() if p.grad is not None} <= trained
+        body = run_on.model.backbone.body
+        assert body.layer2[0].conv1.weight in trained
+        assert body.layer1[0].conv1.weight not in trained
+
+
 @pytest.mark.parametrize(
     ("file", "metric", "known"),
     [(FINETUNE, "dice/mean", "dice/slicewise"), (PRETRAIN, "AP50", "localization/AP50")],
