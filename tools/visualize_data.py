@@ -252,8 +252,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         sample = mapper(data.train[place])
         name = f"sample_{n:03d}.png"
         save_png(args.output / name, sample_picture(sample, data.class_names))
-        kept = ("file_name", "series", "slice_index", "image_id", "seed", "donor", "records")
-        notes.append({"picture": name, **{k: sample[k] for k in kept if k in sample}})
+        kept = ("file_name", "series", "slice_index", "image_id", "seed", "donor", "view")
+        notes.append({"picture": name, **{k: sample[k] for k in (*kept, "records") if k in sample}})
     with written_whole(args.output / "samples.json") as path:
         path.write_text(json.dumps(notes, indent=1))
     print(f"{args.output}: {len(notes)} samples")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,3 +63,25 @@ class RandomCrop:
         first = rng.integers(sides - lengths + 1)
         rows, columns = (slice(int(a), int(a + n)) for a, n in zip(first, lengths, strict=True))
         return rows, columns
+
+
+def window_to_shares(window: tuple[slice, slice], shape: tuple[int, int]) -> list[list[float]]:
+    """First and last of the rows, then of the columns, as shares in [0, 1] of the slice's sides.
+
+    Args:
+        window: rows and columns, with start and stop.
+        shape: H, W of the slice.
+    """
+    return [[w.start / side, w.stop / side] for w, side in zip(window, shape, strict=True)]
+
+
+def window_from_shares(
+    shares: Sequence[Sequence[float]], shape: tuple[int, int]
+) -> tuple[slice, slice]:
+    """The inverse of :func:`window_to_shares`, on a slice of any ``shape`` (H, W); never empty."""
+    firsts = [
+        min(round(low * side), side - 1) for (low, _), side in zip(shares, shape, strict=True)
+    ]
+    lasts = [round(high * side) for (_, high), side in zip(shares, shape, strict=True)]
+    rows, columns = (slice(a, max(b, a + 1)) for a, b in zip(firsts, lasts, strict=True))
+    return rows, columns

@@ -22,8 +22,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 from mrssl.errors import MrsslError
 
 #: What the stream adds to a sample, and engines hand on: where in the stream it stands, how it was
-#: distorted, and (name, reason) of the slices that could not be read in its place.
-STREAM_KEYS = ("position", "records", "donor", "skipped")
+#: shown and distorted, and (name, reason) of the slices that could not be read in its place.
+STREAM_KEYS = ("position", "records", "donor", "view", "skipped")
 _IDLE, _MOST_WORKERS = -1, 256
 
 

@@ -15,7 +15,7 @@ from fvcore.common.config import CfgNode
 from mrssl.config import ConfigError, is_pretraining, restores_whole_slices
 from mrssl.data.augmentation import SliceAugmentation
 from mrssl.data.cache import VolumeCache
-from mrssl.data.cropping import RandomCrop
+from mrssl.data.cropping import RandomCrop, window_from_shares, window_to_shares
 from mrssl.data.donors import SLICE_KEYS, DonorPool
 from mrssl.data.labels import ClassValues, boxes_of_masks, instances_of_slice
 from mrssl.distortions import Distorter, SliceDistorter, WholeSliceDistorter
@@ -156,32 +156,31 @@ class SliceMapper:
             ``image`` float32 (C, H, W) in [0, 255]; ``boxes`` float32 (N, 4) XYXY; ``classes``
             int64 (N,); ``masks`` bool (N, H, W); ``seed`` int, for whatever is sampled later;
             while pretraining ``clean`` as ``image``, ``types`` float32 (N, K), ``to_volume`` (see
-            :func:`volume_matrix`), and ``records`` and ``donor`` (the slice that foreign tissue
-            came from, by ``SLICE_KEYS``), from which :func:`mrssl.distortions.replay` makes
-            ``image`` again; and the dict's own metadata
-            (``height``, ``width`` while pretraining those of ``image``, since the ground truth is
-            made on its grid).
+            :func:`volume_matrix`), and ``records``, ``donor`` (the slice that foreign tissue
+            came from, by ``SLICE_KEYS``) and ``view`` (how both slices are shown, see
+            :meth:`show`), from which :func:`mrssl.distortions.replay` makes ``image`` again; and
+            the dict's own metadata (``height``, ``width`` while pretraining those of ``image``,
+            since the ground truth is made on its grid).
         """
         stream = (_TRAIN, self.seed, epoch) if self.training else (_EVALUATE, 0, 0)
         rng = np.random.default_rng([*stream, record["image_id"]])
         sample = {key: record[key] for key in METADATA if key in record}
         sample["seed"] = int(rng.integers(2**31 - 1))
         image = self.stack(record)
-        everything = (slice(None), slice(None))
-        rows, columns = self.crop.sample(image.shape[1:], rng) if self.crop else everything
         whole = image.shape[1:]
-        image = image[:, rows, columns]
+        everything = (slice(0, whole[0]), slice(0, whole[1]))
+        rows, columns = self.crop.sample(whole, rng) if self.crop else everything
         size = int(self.min_sizes[rng.integers(len(self.min_sizes))])
-        height, width = resized_shape(image.shape[1:], size, self.max_size)
         change = self.augmentation.sample(rng) if self.augmentation else None
-        image = self._resize(image, height, width)
-        if change is not None and self.augmentation is not None:
-            image = self.augmentation.apply_image(image, change)
+        window = window_to_shares((rows, columns), whole)
+        view = {"window": window, "size": size, "augmentation": change}
+        image = self.show(image, view)
+        height, width = image.shape[1:]
 
         if self.distorter is not None:
             donor = self.donors.draw(record, len(self.cache.image(record)), rng)
-            pixels = self.stack(donor)
-            pixels = self._resize(pixels, *resized_shape(pixels.shape[1:], size, self.max_size))
+            # Shown otherwise, foreign tissue would be found by its scale or contrast.
+            pixels = self.show(self.stack(donor), view)
             result = self.distorter(image, rng, donor=pixels, iteration=iteration)
             sample |= {
                 "image": result.image * np.float32(INTENSITY_SCALE),
@@ -192,6 +191,7 @@ class SliceMapper:
                 "types": result.types,
                 "records": result.records,
                 "donor": {key: donor[key] for key in SLICE_KEYS if key in donor},
+                "view": view,
                 "height": height,
                 "width": width,
                 "to_volume": volume_matrix(
@@ -221,6 +221,26 @@ class SliceMapper:
         volume = self.cache.image(record)
         index = record["slice_index"] + np.array([-1, 0, 1]) * self.neighbor_step
         return volume[index.clip(0, len(volume) - 1)]
+
+    def show(self, image: np.ndarray, view: Mapping[str, Any]) -> np.ndarray:
+        """Crop, resize and augment a slice.
+
+        Args:
+            image: float32 (C, H', W') in [0, 1], from :meth:`stack`.
+            view: of a sample of this mapper, also after a round trip through JSON: ``window``,
+                first and last row and column as shares of the sides, since a donor may be of
+                another size; ``size`` of the shorter side, as in :func:`resized_shape`; and
+                ``augmentation``, from :meth:`SliceAugmentation.sample`, or None.
+
+        Returns:
+            float32 (C, H, W) in [0, 1].
+        """
+        rows, columns = window_from_shares(view["window"], image.shape[1:])
+        image = image[:, rows, columns]
+        image = self._resize(image, *resized_shape(image.shape[1:], view["size"], self.max_size))
+        if view["augmentation"] is not None and self.augmentation is not None:
+            image = self.augmentation.apply_image(image, view["augmentation"])
+        return image
 
     def _moved(self, change: dict[str, float] | None, image: np.ndarray) -> np.ndarray:
         if change is None or self.augmentation is None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mrssl.config import ConfigError, load_cfg
-from mrssl.data.cropping import RandomCrop
+from mrssl.data.cropping import RandomCrop, window_from_shares, window_to_shares
 from mrssl.data.mapper import SliceMapper
 
 SHAPE = (40, 60)
@@ -34,6 +34,20 @@ def test_windows_reach_every_border() -> None:
     rng = np.random.default_rng(0)
     rows = [RandomCrop("relative", (0.5, 0.5)).sample(SHAPE, rng)[0].start for _ in range(300)]
     assert min(rows) == 0 and max(rows) == 20
+
+
+def test_a_window_by_its_shares_is_itself_and_fits_a_slice_of_any_size() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        shape = tuple(int(n) for n in rng.integers(1, 700, 2))
+        window = RandomCrop("relative_range", (0.01, 0.01)).sample(shape, rng)
+        shares = window_to_shares(window, shape)
+        assert window_from_shares(shares, shape) == window
+        for side in (1, 2, 999):
+            found = window_from_shares(shares, (side, side))
+            assert all(0 <= part.start < part.stop <= side for part in found)
+            ends = [[part.start, part.stop] for part in found]
+            np.testing.assert_allclose(ends, np.array(shares) * side, atol=1.5)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from mrssl.data import load_dataset
 from mrssl.data.donors import SLICE_KEYS, DonorPool
 from mrssl.data.mapper import INTENSITY_SCALE, SliceMapper
 from mrssl.data.preparing import prepare_store
-from mrssl.distortions import replay
+from mrssl.distortions import DistortedSlice, replay
 from mrssl.errors import MrsslError
 
 ROOM = 1 << 30
@@ -120,6 +120,77 @@ def test_the_sample_names_its_donor_and_is_replayed_with_it() -> None:
         assert np.array_equal(again * np.float32(INTENSITY_SCALE), sample["image"])
         seen.add(donor["file_name"])
     assert len(seen) == 4
+
+
+CROPPED = (
+    "MRSSL.AUGMENT.PRETRAIN", "True", "INPUT.CROP.ENABLED", "True", "INPUT.CROP.TYPE",
+    "relative_range", "INPUT.CROP.SIZE", "(0.4, 0.4)", "INPUT.MIN_SIZE_TRAIN", "(32, 64)",
+    "INPUT.RANDOM_FLIP", "none", "MRSSL.AUGMENT.SCALE", "(1.0, 1.0)", "MRSSL.AUGMENT.ROTATE", "0.0",
+    "MRSSL.AUGMENT.TRANSLATE", "0.0", "MRSSL.AUGMENT.GAMMA", "(1.0, 1.0)",
+    "MRSSL.AUGMENT.CONTRAST", "(1.0, 1.0)",
+)  # fmt: skip
+AUGMENTED = (
+    "MRSSL.AUGMENT.PRETRAIN", "True", "INPUT.RANDOM_FLIP", "horizontal", "MRSSL.AUGMENT.SCALE",
+    "(0.7, 1.4)", "MRSSL.AUGMENT.ROTATE", "20.0", "MRSSL.AUGMENT.GAMMA", "(0.5, 0.8)",
+)  # fmt: skip
+
+
+class Spy:
+    """A distorter that keeps what it was given."""
+
+    type_names = ("patch_blend",)
+
+    def __call__(self, image: np.ndarray, rng: np.random.Generator, **given: Any) -> DistortedSlice:
+        self.image, self.donor = image, given["donor"]
+        return DistortedSlice(
+            image, image, np.zeros((0, *image.shape[1:]), bool),
+            np.zeros((0, 4), np.float32), np.zeros((0, 1), np.float32), [],
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("overrides", [(), CROPPED, AUGMENTED, CROPPED + AUGMENTED])
+def test_the_donor_is_shown_as_the_slice_is(overrides: tuple[str, ...]) -> None:
+    """Where both are the same pixels, they stay the same pixels."""
+    mapper = pretext(records(), *overrides)
+    mapper.cache = Volumes()  # type: ignore[assignment]
+    volume = np.random.default_rng(0).uniform(0.3, 1, (1, 48, 40)).astype(np.float32)
+    mapper.cache.image = lambda record: np.repeat(volume, 5, 0)  # type: ignore[method-assign]
+    mapper.distorter = spy = Spy()
+    shown = set()
+    for epoch in range(8):
+        mapper(records()[7], epoch=epoch)
+        assert np.array_equal(spy.image, spy.donor)
+        shown.add(spy.image.tobytes())
+    assert len(shown) == (8 if overrides else 1)
+
+
+def test_a_donor_of_a_finer_matrix_shows_the_same_part_of_its_field_of_view() -> None:
+    mapper = pretext(records(), *CROPPED, "INPUT.MIN_SIZE_TRAIN", "(12,)")
+    volume = np.random.default_rng(0).uniform(0.3, 1, (1, 48, 40)).astype(np.float32)
+    coarse = np.repeat(volume, 5, 0)
+    fine = coarse.repeat(2, 1).repeat(2, 2)
+    mapper.cache = Volumes()  # type: ignore[assignment]
+    mapper.cache.image = lambda r: coarse if r["subject_id"] == "s1" else fine  # type: ignore
+    mapper.distorter = spy = Spy()
+    for epoch in range(8):
+        mapper(records()[7], epoch=epoch)
+        np.testing.assert_allclose(spy.donor, spy.image, atol=1e-5)
+
+
+@pytest.mark.parametrize("overrides", [CROPPED, AUGMENTED, CROPPED + AUGMENTED])
+def test_a_cropped_and_augmented_sample_is_replayed_too(overrides: tuple[str, ...]) -> None:
+    mapper = pretext(records(), *overrides)
+    mapper.cache = Volumes()  # type: ignore[assignment]
+    distorted = 0
+    for record in records():
+        sample = mapper(record)
+        donor, view = json.loads(json.dumps([sample["donor"], sample["view"]]))
+        clean, foreign = (mapper.show(mapper.stack(of), view) for of in (record, donor))
+        again = replay(clean, sample["records"], donor=foreign)
+        assert np.array_equal(clean * np.float32(INTENSITY_SCALE), sample["clean"])
+        assert np.array_equal(again * np.float32(INTENSITY_SCALE), sample["image"])
+        distorted += len(sample["boxes"])
+    assert distorted > 5
 
 
 def test_a_store_lends_other_subjects_without_any_cache(labeled_set: Path, tmp_path: Path) -> None:
