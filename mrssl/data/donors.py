@@ -15,8 +15,13 @@ SLICE_KEYS = ("file_name", "series", "slice_axis", "slice_index")
 _VOXEL_BYTES = 4
 
 
+def slice_name(record: dict[str, Any]) -> str:
+    """How messages call a slice."""
+    return f"{record.get('file_name', '?')}[{record.get('slice_index', '?')}]"
+
+
 class DonorPool:
-    """Draws the donor of a slice, from the generator given and nothing else.
+    """Draws the donor of a slice and its substitute, from the generator given and nothing else.
 
     Slices of other subjects are drawn only where that costs no decoding: all volumes lie in a
     slice store, or all of them fit into the cache together. That is decided once and from the
@@ -49,8 +54,8 @@ class DonorPool:
 
     def draw(
         self, record: dict[str, Any], num_slices: int, rng: np.random.Generator
-    ) -> dict[str, Any]:
-        """The donor of ``record``: its dict with ``SLICE_KEYS`` of another slice.
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The donor of ``record``, and what takes its place if that cannot be read.
 
         Args:
             record: a standard dataset dict.
@@ -58,19 +63,21 @@ class DonorPool:
             rng: the only source of randomness.
 
         Returns:
-            A slice of another subject, each subject as likely as any, where there is one at hand;
-            else another slice of the same volume (the slice itself if that has only one).
+            Dataset dicts. The donor is a slice of another subject, each subject as likely as any,
+            where there is one at hand; else it is its substitute: another slice of the same volume
+            (the slice itself if that has only one).
         """
         # As many numbers whatever comes of them: what is drawn later must not depend on it.
         chance, which, where = rng.random(3)
+        shift = 1 + int(where * max(num_slices - 1, 1))
+        substitute = {**record, "slice_index": (record["slice_index"] + shift) % num_slices}
         own = self._place.get(record.get("subject_id", ""))
         others = len(self._slices) - (own is not None)
         if chance < self.share and others > 0:
             place = int(which * others)
             slices = self._slices[place + (own is not None and place >= own)]
-            return self._records[int(slices[int(where * len(slices))])]
-        shift = 1 + int(where * max(num_slices - 1, 1))
-        return {**record, "slice_index": (record["slice_index"] + shift) % num_slices}
+            return self._records[int(slices[int(where * len(slices))])], substitute
+        return substitute, substitute
 
 
 def _at_hand(records: Sequence[dict[str, Any]], cache_bytes: int) -> bool:
@@ -82,4 +89,4 @@ def _at_hand(records: Sequence[dict[str, Any]], cache_bytes: int) -> bool:
     return voxels * _VOXEL_BYTES <= cache_bytes
 
 
-__all__ = ["SLICE_KEYS", "DonorPool"]
+__all__ = ["SLICE_KEYS", "DonorPool", "slice_name"]

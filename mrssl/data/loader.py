@@ -19,10 +19,12 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
+from mrssl.data.donors import slice_name
 from mrssl.errors import MrsslError
 
 #: What the stream adds to a sample, and engines hand on: where in the stream it stands, how it was
-#: shown and distorted, and (name, reason) of the slices that could not be read in its place.
+#: shown and distorted, and (name, reason) of the slices that could not be read in its place or as
+#: its donor.
 STREAM_KEYS = ("position", "records", "donor", "view", "skipped")
 _IDLE, _MOST_WORKERS = -1, 256
 
@@ -112,16 +114,12 @@ class SampleStream(Dataset[dict[str, Any]]):
                 continue
             finally:
                 self.reading[slot] = _IDLE
+            skipped += sample.get("skipped", ())
             return {**sample, "position": position, "skipped": skipped}
 
     def being_read(self) -> list[str]:
         """Names of the slices that workers are reading now."""
         return [slice_name(self.record(int(p))) for p in self.reading if p != _IDLE]
-
-
-def slice_name(record: dict[str, Any]) -> str:
-    """How messages call a slice."""
-    return f"{record.get('file_name', '?')}[{record.get('slice_index', '?')}]"
 
 
 class EvaluationSet(Dataset[dict[str, Any]]):

@@ -16,9 +16,10 @@ from mrssl.config import ConfigError, is_pretraining, restores_whole_slices
 from mrssl.data.augmentation import SliceAugmentation
 from mrssl.data.cache import VolumeCache
 from mrssl.data.cropping import RandomCrop, window_from_shares, window_to_shares
-from mrssl.data.donors import SLICE_KEYS, DonorPool
+from mrssl.data.donors import SLICE_KEYS, DonorPool, slice_name
 from mrssl.data.labels import ClassValues, boxes_of_masks, instances_of_slice
 from mrssl.distortions import Distorter, SliceDistorter, WholeSliceDistorter
+from mrssl.errors import MrsslError
 
 #: Samples carry intensities in [0, 255], so that 8-bit slices suit the same PIXEL_MEAN and _STD.
 INTENSITY_SCALE = 255.0
@@ -158,9 +159,10 @@ class SliceMapper:
             while pretraining ``clean`` as ``image``, ``types`` float32 (N, K), ``to_volume`` (see
             :func:`volume_matrix`), and ``records``, ``donor`` (the slice that foreign tissue
             came from, by ``SLICE_KEYS``) and ``view`` (how both slices are shown, see
-            :meth:`show`), from which :func:`mrssl.distortions.replay` makes ``image`` again; and
-            the dict's own metadata (``height``, ``width`` while pretraining those of ``image``,
-            since the ground truth is made on its grid).
+            :meth:`show`), from which :func:`mrssl.distortions.replay` makes ``image`` again;
+            ``skipped``, a list with the (name, reason) of the donor, only where the one drawn could
+            not be read; and the dict's own metadata (``height``, ``width`` while pretraining those
+            of ``image``, since the ground truth is made on its grid).
         """
         stream = (_TRAIN, self.seed, epoch) if self.training else (_EVALUATE, 0, 0)
         rng = np.random.default_rng([*stream, record["image_id"]])
@@ -178,9 +180,14 @@ class SliceMapper:
         height, width = image.shape[1:]
 
         if self.distorter is not None:
-            donor = self.donors.draw(record, len(self.cache.image(record)), rng)
+            donor, substitute = self.donors.draw(record, len(self.cache.image(record)), rng)
+            try:
+                pixels = self.stack(donor)
+            except MrsslError as error:  # no fault of this slice
+                sample["skipped"] = [(slice_name(donor), str(error))]
+                donor, pixels = substitute, self.stack(substitute)
             # Shown otherwise, foreign tissue would be found by its scale or contrast.
-            pixels = self.show(self.stack(donor), view)
+            pixels = self.show(pixels, view)
             result = self.distorter(image, rng, donor=pixels, iteration=iteration)
             sample |= {
                 "image": result.image * np.float32(INTENSITY_SCALE),

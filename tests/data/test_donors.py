@@ -11,10 +11,12 @@ import pytest
 
 from mrssl.config import load_cfg
 from mrssl.data import load_dataset
-from mrssl.data.donors import SLICE_KEYS, DonorPool
+from mrssl.data.donors import SLICE_KEYS, DonorPool, slice_name
+from mrssl.data.loader import SampleStream
 from mrssl.data.mapper import INTENSITY_SCALE, SliceMapper
 from mrssl.data.preparing import prepare_store
 from mrssl.distortions import DistortedSlice, replay
+from mrssl.engines.faults import SkippedSlices
 from mrssl.errors import MrsslError
 
 ROOM = 1 << 30
@@ -33,7 +35,7 @@ def records(subjects: int = 4, slices: int = 5) -> list[dict[str, Any]]:
 
 def draws(pool: DonorPool, record: dict[str, Any], count: int = 2000) -> list[dict[str, Any]]:
     rng = np.random.default_rng(0)
-    return [pool.draw(record, 5, rng) for _ in range(count)]
+    return [pool.draw(record, 5, rng)[0] for _ in range(count)]
 
 
 def test_the_share_of_other_subjects_is_kept_and_each_is_as_likely() -> None:
@@ -81,7 +83,8 @@ def test_what_is_drawn_later_does_not_depend_on_the_donor() -> None:
 
 def test_a_single_slice_is_its_own_donor() -> None:
     record = records(1, 1)[0]
-    assert DonorPool().draw(record, 1, np.random.default_rng(0))["slice_index"] == 0
+    donor, substitute = DonorPool().draw(record, 1, np.random.default_rng(0))
+    assert donor["slice_index"] == substitute["slice_index"] == 0
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.5, float("nan")])
@@ -91,11 +94,16 @@ def test_a_share_that_is_none_is_named(share: float) -> None:
 
 
 class Volumes:
-    """Stands in for the cache: each subject has its own texture."""
+    """Stands in for the cache: each subject has its own texture; ``damaged`` cannot be read."""
 
     max_bytes = ROOM
 
+    def __init__(self, damaged: str = "") -> None:
+        self.damaged = damaged
+
     def image(self, record: dict[str, Any]) -> np.ndarray:
+        if record["file_name"] == self.damaged:
+            raise MrsslError(f"{self.damaged}: cut off")
         seed = int(record["file_name"][0])
         return np.random.default_rng(seed).uniform(0.3, 1, (5, 48, 40)).astype(np.float32)
 
@@ -191,6 +199,44 @@ def test_a_cropped_and_augmented_sample_is_replayed_too(overrides: tuple[str, ..
         assert np.array_equal(again * np.float32(INTENSITY_SCALE), sample["image"])
         distorted += len(sample["boxes"])
     assert distorted > 5
+
+
+def test_a_donor_that_cannot_be_read_is_no_fault_of_the_slice() -> None:
+    damaged = "1.nii.gz"
+    whole, torn = pretext(records()), pretext(records())
+    whole.cache, torn.cache = Volumes(), Volumes(damaged)  # type: ignore[assignment]
+    options = {"seed": 0, "batch_size": 1, "max_unreadable": 0.25}
+    expected = SampleStream(records(), whole, **options)
+    stream = SampleStream(records(), torn, **options)
+    skipped = SkippedSlices(len(stream), 0.25)  # the five slices of the damaged volume
+    replaced = 0
+    for position in range(4 * len(stream)):
+        sample = stream[position]
+        skipped.note([sample])
+        assert sample["file_name"] != damaged
+        if stream.record(position)["file_name"] == damaged:
+            continue  # the next slice stands in its place
+        other = expected[position]
+        if other["donor"]["file_name"] != damaged:
+            assert np.array_equal(sample["image"], other["image"])
+            assert sample["skipped"] == []
+            continue
+        replaced += 1
+        assert sample["skipped"] == [(slice_name(other["donor"]), f"{damaged}: cut off")]
+        assert sample["donor"]["file_name"] == sample["file_name"]
+        assert sample["donor"]["slice_index"] != sample["slice_index"]
+        # Nothing more is drawn for it: the regions and distortions are those of a whole data set.
+        for key in ("clean", "types"):
+            assert np.array_equal(sample[key], other[key]), key
+        again = replay(
+            torn.stack(stream.record(position)),
+            sample["records"],
+            donor=torn.stack(sample["donor"]),
+        )
+        assert np.array_equal(again * np.float32(INTENSITY_SCALE), sample["image"])
+    assert replaced > 10
+    lines = [f"skipped {damaged}[{i}]: {damaged}: cut off" for i in range(5)]
+    assert skipped.lines() == lines  # once each, and no good slice
 
 
 def test_a_store_lends_other_subjects_without_any_cache(labeled_set: Path, tmp_path: Path) -> None:
