@@ -102,12 +102,8 @@ def unreadable_among_good(lab: Laboratory) -> Outcome:
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
     try:
-        strict = lab.run(
-            "strict", "MRSSL.DATA.MIN_FOREGROUND", 0.0, "MRSSL.DATA.MAX_UNREADABLE", 0.0
-        )
-        lenient = lab.run(
-            "lenient", "MRSSL.DATA.MIN_FOREGROUND", 0.0, "MRSSL.DATA.MAX_UNREADABLE", 0.5
-        )
+        strict = lab.run("strict")
+        lenient = lab.run("lenient", "MRSSL.DATA.MAX_UNREADABLE", 0.5)
     finally:
         path.write_bytes(whole)
     fine, text = stopped(strict, "slab0.nii.gz")

@@ -54,6 +54,7 @@ def dataset_options(cfg: Any) -> dict[str, Any]:
     return {
         "slice_axis": data.SLICE_AXIS,
         "min_foreground": float(data.MIN_FOREGROUND),
+        "keep_unreadable": data.MAX_UNREADABLE > 0,
         "normalization": data.NORMALIZATION,
         "percentiles": tuple(data.PERCENTILES),
         "zscore_range": tuple(data.ZSCORE_RANGE),
@@ -71,6 +72,7 @@ def load_dataset(
     labeled: bool | None = None,
     slice_axis: str = "auto",
     min_foreground: float = 0.0,
+    keep_unreadable: bool = False,
     normalization: str = "percentile",
     percentiles: Sequence[float] = (0.5, 99.5),
     zscore_range: Sequence[float] = (-3.0, 3.0),
@@ -92,6 +94,8 @@ def load_dataset(
             DICOM slices as the scanner made them; else the axis of coarsest spacing.
         min_foreground: of an unlabelled data set, slices with a smaller share of foreground are
             left out; 0 keeps all and reads headers only.
+        keep_unreadable: keep all slices of a volume in which ``min_foreground`` cannot be measured,
+            for a loader that counts what it cannot read; else the first such volume is an error.
         normalization: of the volume in which ``min_foreground`` is measured; see
             :func:`~mrssl.data.normalization.intensity_window`.
         percentiles: likewise.
@@ -130,8 +134,13 @@ def load_dataset(
                 _annotate(case, records, values, instances, min_instance_pixels)
                 records = [r for r in records if keep_empty or r["annotations"]]
         elif min_foreground > 0:
-            shares = case.foreground if known else _foreground(cache, records)
-            records = [r for r in records if shares[r["slice_index"]] >= min_foreground]
+            try:
+                shares = case.foreground if known else _foreground(cache, records)
+            except MrsslError:
+                if not keep_unreadable:
+                    raise
+            else:
+                records = [r for r in records if shares[r["slice_index"]] >= min_foreground]
         dicts.extend(records)
     if not dicts:
         why = _why_none(cases, min_foreground, keep_empty, min_instance_pixels)

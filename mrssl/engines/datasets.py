@@ -136,7 +136,7 @@ class RunData:
     def _describe(self, key: str, *, training: bool) -> list[dict[str, Any]]:
         options = dataset_options(self.cfg)
         if not training:
-            options |= {"keep_empty": True}
+            options |= {"keep_empty": True, "keep_unreadable": False}
         if not (self._labeled or self.pretraining):
             options |= {"min_foreground": 0.0}  # all of a volume is to be segmented
         records: list[dict[str, Any]] = []

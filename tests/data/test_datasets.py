@@ -65,6 +65,13 @@ def test_slices_of_air_are_left_out(write_nifti: Callable, tmp_path: Path) -> No
     assert [record["slice_index"] for record in dataset.dicts] == [2, 3, 4, 5]
     assert dataset.dicts[0]["subject_id"] == "sub-01"
     assert len(load_dataset(tmp_path / "scans").dicts) == 8
+    # What cannot be measured is for whoever reads it to count.
+    whole = (tmp_path / "scans" / "sub-01_T1w.nii.gz").read_bytes()
+    (tmp_path / "scans" / "sub-02_T1w.nii.gz").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(MrsslError, match=r"sub-02_T1w\.nii\.gz"):
+        load_dataset(tmp_path / "scans", min_foreground=0.05)
+    dataset = load_dataset(tmp_path / "scans", min_foreground=0.05, keep_unreadable=True)
+    assert [r["slice_index"] for r in dataset.dicts] == [2, 3, 4, 5, *range(8)]
 
 
 def test_why_no_slice_is_left_is_told(tmp_path: Path, write_nifti: Callable) -> None:

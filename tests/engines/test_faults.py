@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,35 @@ def test_a_full_disk_does_not_hide_the_fault(
     _, text = broken(cfg)
     assert text.startswith("iteration 5: loss_mask is not finite on ")
     assert "no dump" in text
+
+
+def test_a_damaged_volume_is_skipped_while_slices_of_air_are_left_out(
+    repository_root: Path, phantom: Path, tmp_path: Path
+) -> None:
+    scans = shutil.copytree(phantom.parent, tmp_path / "scans")
+    image = scans / "images" / "subject1.nii.gz"
+    image.write_bytes(image.read_bytes()[:9000])
+    cfg = config(repository_root, scans / phantom.name, tmp_path).clone()
+    assert cfg.MRSSL.DATA.MIN_FOREGROUND > 0
+    cfg.merge_from_list(["MRSSL.DATA.MAX_UNREADABLE", 0.5])
+    stream = RunData(cfg).train_stream()
+    skipped = SkippedSlices(len(stream), 0.5)
+    skipped.note([stream[position] for position in range(len(stream))])
+    assert len(skipped.lines()) == 8
+    assert all("subject1.nii.gz[" in line for line in skipped.lines())
+    # Beyond the share at the first such slice; where none is allowed, and of test data, at once.
+    cfg.merge_from_list(["MRSSL.DATA.MAX_UNREADABLE", 0.02])
+    stream = RunData(cfg).train_stream()
+    with pytest.raises(MrsslError, match=r"subject1\.nii\.gz: the voxels can't be read"):
+        list(map(stream.__getitem__, range(len(stream))))
+    for key, value in (
+        ("MRSSL.DATA.MAX_UNREADABLE", 0.0),
+        ("DATASETS.TEST", cfg.DATASETS.TRAIN),
+    ):
+        other = cfg.clone()
+        other.merge_from_list([key, value])
+        with pytest.raises(MrsslError, match=r"subject1\.nii\.gz: the voxels can't be read"):
+            RunData(other)
 
 
 def test_skipped_slices_are_counted_once_and_bounded() -> None:
