@@ -8,7 +8,8 @@ import multiprocessing
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -94,7 +95,7 @@ def prepare_store(
 
     Raises:
         MrsslError: nothing usable in ``source``; an ``output`` that is something else, a store of
-            another version, or cannot be written.
+            another version, or cannot be written; a worker died.
     """
     output = Path(output)
     description = describe(source, subject_pattern=subject_pattern)
@@ -116,7 +117,7 @@ def prepare_store(
         mask = PathMask(root, (case.source.marks for case in description.cases))
         convert = partial(_convert, output=output, slice_axis=slice_axis, options=options)
         refused = []
-        for key, reason in progress(_run(convert, waiting, workers), len(waiting)):
+        for key, reason in progress(_run(convert, waiting, workers, mask), len(waiting)):
             if reason:
                 refused.append((mask.path(waiting[key].source.path), mask(reason)))
         _finish(output, description, tasks, options, mask)
@@ -206,7 +207,10 @@ def _is_done(output: Path, key: str) -> bool:
 
 
 def _run(
-    convert: Callable[[str, Case], tuple[str, str]], waiting: dict[str, Case], workers: int
+    convert: Callable[[str, Case], tuple[str, str]],
+    waiting: dict[str, Case],
+    workers: int,
+    mask: PathMask,
 ) -> Iterator[tuple[str, str]]:
     if workers <= 1:
         for key, case in waiting.items():
@@ -214,10 +218,19 @@ def _run(
         return
     context = multiprocessing.get_context("spawn")  # forking a process with threads may hang
     with ProcessPoolExecutor(workers, mp_context=context) as pool:
-        futures = [pool.submit(convert, key, case) for key, case in waiting.items()]
+        futures: dict[Future[tuple[str, str]], Case] = {}
         try:
+            for key, case in waiting.items():
+                futures[pool.submit(convert, key, case)] = case
             for future in as_completed(futures):
                 yield future.result()
+        except BrokenProcessPool as error:
+            failed = [mask(case.source.path) for f, case in futures.items() if f.exception()]
+            names = ", ".join(failed[:workers])  # they are taken in order
+            raise MrsslError(
+                f"a worker died, probably for want of memory, at one of {names}; the same command "
+                "goes on where it was: give it fewer --workers"
+            ) from error
         finally:
             pool.shutdown(cancel_futures=True)
 

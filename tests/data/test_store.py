@@ -217,6 +217,39 @@ def test_killed_and_resumed_is_as_undisturbed(
     assert contents(output) == contents(store)
 
 
+@pytest.mark.slow
+def test_a_worker_that_is_killed_is_told_in_one_line(
+    labeled_set: Path, store: Path, tmp_path: Path, repository_root: Path
+) -> None:
+    output = tmp_path / "killed"
+    images = labeled_set.parent / "imagesTr"
+    # As the system does where memory runs out: at the third volume.
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, signal\n"
+        "from mrssl.data import preparing\n"
+        "read = preparing.read_source\n"
+        "def read_or_die(source):\n"
+        "    if source.path.endswith('case_2.nii.gz'):\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    return read(source)\n"
+        "preparing.read_source = read_or_die\n"
+    )
+    tool_file = repository_root / "tools" / "prepare_data.py"
+    ended = subprocess.run(
+        [sys.executable, str(tool_file), str(labeled_set), str(output), "--workers=2"],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(repository_root)])},
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == 1
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith("error: a worker died, probably for want of memory, at one of ")
+    assert str(images / "case_2.nii.gz") in line
+    assert "fewer --workers" in line
+    assert prepare_store(labeled_set, output).written > 0
+    assert contents(output) == contents(store)
+
+
 def test_another_version_or_a_damaged_index_is_refused(labeled_set: Path, store: Path) -> None:
     index = store / "dataset.json"
     good = index.read_text()
