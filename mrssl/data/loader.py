@@ -214,12 +214,14 @@ def _obey_parent_only(numbers: set[signal.Signals]) -> None:
     Clusters send them to every process of a job, and the main one needs its workers until it has
     saved.
     """
-    parent = os.getppid()
+    main = multiprocessing.parent_process()  # os.getppid() may be the server that forks workers
+    assert main is not None
+    main_pid = main.pid
 
     def wait() -> None:
         while True:
             found = signal.sigwaitinfo(numbers)
-            if found.si_pid == parent and found.si_signo == signal.SIGTERM:
+            if found.si_pid == main_pid and found.si_signo == signal.SIGTERM:
                 os._exit(0)
 
     signal.pthread_sigmask(signal.SIG_BLOCK, numbers)

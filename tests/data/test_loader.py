@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import multiprocessing
 import os
 import pickle
 import signal
@@ -147,12 +148,16 @@ def stuck(record: dict[str, Any], epoch: int = 0, iteration: int = 0) -> dict[st
     return {**record, "pid": os.getpid()}
 
 
-def watch(read: Any, *, timeout: float = 0) -> Batches:
+def prompt(record: dict[str, Any], epoch: int = 0, iteration: int = 0) -> dict[str, Any]:
+    return {**record, "pid": os.getpid()}
+
+
+def watch(read: Any, *, timeout: float = 0, method: str | None = None) -> Batches:
     data = SampleStream(records(), read, seed=0, batch_size=1)
     sampler = PositionSampler(1)
-    return Batches(
-        build_loader(data, batch_size=1, sampler=sampler, num_workers=1, timeout=timeout)
-    )
+    loader = build_loader(data, batch_size=1, sampler=sampler, num_workers=1, timeout=timeout)
+    loader.multiprocessing_context = method
+    return Batches(loader)
 
 
 def test_a_worker_that_hangs_is_named_with_its_slice() -> None:
@@ -174,7 +179,7 @@ def test_a_worker_that_dies_is_named_with_its_slice() -> None:
 
 
 def test_a_worker_that_dies_while_a_file_is_written_is_still_named() -> None:
-    batches = watch(lambda record, epoch=0, iteration=0: record)
+    batches = watch(prompt)
     next(batches)
     with pytest.raises(LoaderError, match=r"DataLoader worker .* is killed"), batches.watched():
         try:
@@ -185,9 +190,10 @@ def test_a_worker_that_dies_while_a_file_is_written_is_still_named() -> None:
         raise RuntimeError("unexpected pos 64 vs 0")
 
 
-def test_workers_heed_no_signal_but_the_main_process() -> None:
+@pytest.mark.parametrize("method", ["fork", pytest.param("forkserver", marks=pytest.mark.slow)])
+def test_workers_heed_no_signal_but_the_main_process(method: str) -> None:
     """A cluster signals every process of a job; the main one needs its workers to end its step."""
-    batches = watch(lambda record, epoch=0, iteration=0: {**record, "pid": os.getpid()})
+    batches = watch(prompt, method=method)
     (sample,) = next(batches)
     other = os.fork()
     if other == 0:
@@ -199,6 +205,9 @@ def test_workers_heed_no_signal_but_the_main_process() -> None:
         for _ in range(6):
             assert next(batches)[0]["pid"] == sample["pid"]
     os.kill(sample["pid"], signal.SIGTERM)
+    process = next(p for p in multiprocessing.active_children() if p.pid == sample["pid"])
+    process.join(30)
+    assert not process.is_alive()
     with pytest.raises(LoaderError), batches.watched():
         while True:
             next(batches)
