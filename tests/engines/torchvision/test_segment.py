@@ -182,6 +182,7 @@ def test_labels_of_another_checkpoint_are_made_anew(
 ) -> None:
     output = tmp_path / "labels"
     run(repository_root, checkpoint, scans, output)
+    capsys.readouterr()
     content = torch.load(checkpoint, weights_only=True)
     content["mrssl"]["iteration"] = 2
     torch.save(content, tmp_path / "other.pth")
