@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,11 @@ PRETRAIN = "configs/quick_schedules/pretrain_R_18_FPN.yaml"
 FINETUNE = "configs/quick_schedules/finetune_R_18_FPN.yaml"
 
 MakeConfig = Callable[..., Any]
+
+LOSSES = {
+    "loss_rpn_cls", "loss_rpn_loc", "loss_cls", "loss_box_reg", "loss_mask", "loss_type",
+    "loss_restoration",
+}  # fmt: skip
 
 
 @pytest.fixture(scope="session")
@@ -58,3 +64,15 @@ def tensors_equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor], atol: 
     assert a.keys() == b.keys()
     for name in a:
         torch.testing.assert_close(a[name], b[name], atol=atol, rtol=0.0, msg=name)
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    def no_constant(text: str) -> None:
+        raise ValueError(f"{text} is no JSON")
+
+    lines = (folder / "metrics.json").read_text().splitlines()
+    return [json.loads(line, parse_constant=no_constant) for line in lines]
+
+
+def losses(folder: Path) -> dict[int, dict[str, float]]:
+    return {r["iteration"]: {k: r[k] for k in LOSSES} for r in rows(folder) if "loss_cls" in r}

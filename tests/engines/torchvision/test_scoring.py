@@ -1,0 +1,96 @@
+"""What volumes are scored with: threshold, names, classes that overlap."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mrssl.config import ConfigError
+from mrssl.engines.datasets import RunData
+from mrssl.errors import MrsslError
+from mrssl.evaluation import VolumeEvaluator
+
+from .conftest import FINETUNE, config, run
+
+
+def test_dice_counts_instances_from_the_configured_score_on(
+    repository_root: Path, phantom: Path, tmp_path: Path
+) -> None:
+    for threshold in (0.3, 0.5):
+        cfg = config(
+            repository_root, FINETUNE, phantom, tmp_path,
+            "MRSSL.EVALUATION.SCORE_THRESHOLD", threshold,
+        )  # fmt: skip
+        evaluator = RunData(cfg).evaluator()
+        volumes = [e for e in evaluator.evaluators if isinstance(e, VolumeEvaluator)]
+        assert [e.score_threshold for e in volumes] == [threshold]
+
+
+def test_structures_are_named_by_the_layout_of_the_training_volumes(
+    repository_root: Path, phantom: Path, tmp_path: Path
+) -> None:
+    cfg = config(repository_root, FINETUNE, phantom, tmp_path / "joint")
+    layout = RunData(cfg).class_layout
+    assert layout is not None
+    # Balls of the phantom, 0.75 of 64 voxels apart from left to right.
+    assert np.linalg.norm(layout.offsets[0, 1]) == pytest.approx(0.75 / 2 * 63, rel=0.02)
+    for overrides in (
+        ("MRSSL.EVALUATION.JOINT_NAMES", False),
+        ("MRSSL.DATA.INSTANCES", "component"),
+    ):
+        cfg = config(repository_root, FINETUNE, phantom, tmp_path / "each", *overrides)
+        assert RunData(cfg).class_layout is None
+
+
+def test_classes_that_share_label_values_are_scored_as_they_are_and_not_named_together(
+    repository_root: Path, phantom: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    description = json.loads(phantom.read_text())
+    description["labels"] = {"background": 0, "both": [1, 2], "large": 2}
+    nested = phantom.with_name("nested.json")
+    nested.write_text(json.dumps(description))
+    cfg = config(repository_root, FINETUNE, nested, tmp_path, "SOLVER.MAX_ITER", 1)
+    with caplog.at_level(logging.WARNING):
+        data = RunData(cfg)
+        assert data.class_layout is None
+    assert "JOINT_NAMES is left aside: classes share label values (both, large)" in caplog.text
+    assert data.overlapping == [(0, 1)]
+    records = data.test[2:6]
+    truth = [data.test_mapper(record) for record in records]
+    evaluator = data.evaluator()
+    evaluator.process(truth, [{**t, "scores": np.array([0.8, 0.9])} for t in truth])
+    assert evaluator.evaluate()["dice"]["dice"] == 1.0
+    run(cfg)
+    scans = config(
+        repository_root, FINETUNE, nested, tmp_path,
+        "MODEL.WEIGHTS", tmp_path / "model_final.pth",
+        "DATASETS.TEST", f"('{nested.parent / 'images'}',)",
+    )  # fmt: skip
+    unlabeled, _ = RunData.for_weights(scans, labeled=False)
+    assert unlabeled.class_values == [(1, 2), 2]
+    assert unlabeled.class_layout is None
+
+
+def test_the_layout_travels_with_the_weights(
+    repository_root: Path, phantom: Path, tmp_path: Path
+) -> None:
+    overrides = ("SOLVER.MAX_ITER", 1)
+    trained = run(config(repository_root, FINETUNE, phantom, tmp_path / "a", *overrides))
+    assert "slicewise" in trained["dice"]
+    scored = ("DATASETS.TRAIN", "()", "MODEL.WEIGHTS", tmp_path / "a" / "model_final.pth")
+    cfg = config(repository_root, FINETUNE, phantom, tmp_path / "b", *scored)
+    assert run(cfg, eval_only=True)["dice"] == trained["dice"]
+    content = torch.load(scored[3], weights_only=True)
+    del content["mrssl"]["class_layout"]["places"]  # as of an earlier version
+    torch.save(content, scored[3])
+    with pytest.raises(MrsslError, match=r"model_final.pth: a layout of classes without 'places'"):
+        run(cfg, eval_only=True)
+    content["mrssl"]["class_layout"] = {}
+    torch.save(content, scored[3])
+    with pytest.raises(ConfigError, match=r"JOINT_NAMES is on, and .*model_final.pth does not say"):
+        run(cfg, eval_only=True)
