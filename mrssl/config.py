@@ -179,7 +179,8 @@ def add_mrssl_config(cfg: CN) -> None:
     node.EVALUATION.SCORE_THRESHOLD = 0.5
     # Name the structures of a volume together, by scores and by where the classes lie to each other
     # in the training volumes, instead of each slice by itself. For several classes of which each
-    # stands once in a volume; without effect on one class, or where INSTANCES is "component".
+    # stands once in a volume; without effect on one class, where INSTANCES is "component", or where
+    # classes share label values.
     node.EVALUATION.JOINT_NAMES = False
 
     # -- training ---------------------------------------------------------------------------------
