@@ -5,6 +5,7 @@ Shape letters: C = 3 neighbouring slices, H, W the resized slice, N instances, K
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -43,7 +44,7 @@ class SliceMapper:
 
     Everything random follows from ``(seed, epoch, image_id)``: the sample is the same in whatever
     worker or process it is made, and after any resume. Evaluation draws from seed 0 and epoch 0,
-    so that figures of different runs are of the same samples.
+    and where the curricula end, so that figures of different runs are of the same samples.
 
     Args:
         cache: decoded, normalised volumes.
@@ -151,7 +152,7 @@ class SliceMapper:
         Args:
             record: a standard dataset dict.
             epoch: pass over the data; with the seed and the image id it fixes the sample.
-            iteration: for the curricula of the distortions.
+            iteration: for the curricula of the distortions; in evaluation their last one is taken.
 
         Returns:
             ``image`` float32 (C, H, W) in [0, 255]; ``boxes`` float32 (N, 4) XYXY; ``classes``
@@ -188,6 +189,7 @@ class SliceMapper:
                 donor, pixels = substitute, self.stack(substitute)
             # Shown otherwise, foreign tissue would be found by its scale or contrast.
             pixels = self.show(pixels, view)
+            iteration = iteration if self.training else sys.maxsize
             result = self.distorter(image, rng, donor=pixels, iteration=iteration)
             sample |= {
                 "image": result.image * np.float32(INTENSITY_SCALE),

@@ -59,7 +59,7 @@ class RunData:
         marks: by which patients' names are recognised (:mod:`mrssl.privacy`).
 
     Raises:
-        MrsslError: a data set that cannot be used, or two that name different classes.
+        MrsslError: a data set that cannot be used, or two that name or number different classes.
     """
 
     def __init__(
@@ -156,6 +156,11 @@ class RunData:
             raise ConfigError(
                 f"{where}: its classes {dataset.class_names} are not those of the data set before, "
                 f"{self.class_names}"
+            )
+        if self.class_values and self.class_values != dataset.class_values:
+            raise ConfigError(
+                f"{where}: its labels {dataset.class_values} are not those of the data set before, "
+                f"{self.class_values}, for {', '.join(self.class_names)}"
             )
         self.class_names, self.class_values = dataset.class_names, dataset.class_values
 

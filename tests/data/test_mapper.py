@@ -142,6 +142,17 @@ def test_evaluation_keeps_the_labels_own_grid() -> None:
     assert sample["boxes"].tolist() == [[20, 30, 24, 40], [12, 10, 30, 20]]
 
 
+def test_evaluation_is_where_the_curricula_end() -> None:
+    """Not at their first point, where there may be nothing to find."""
+    curriculum = ("MRSSL.PRETEXT.SEVERITY_CURRICULUM", "((0, 0.0), (100, 1.0))")
+    curriculum += ("MRSSL.PRETEXT.CLEAN_SHARE", "0.0", "MRSSL.PRETEXT.SEVERITY", "(0.0, 1.0)")
+    mapper = pretext(*curriculum, training=False)
+    plain = pretext(*curriculum[2:], training=False)
+    assert any(len(mapper(record(index))["boxes"]) for index in range(7))
+    assert all(same(mapper(record(i)), plain(record(i))) for i in range(7))
+    assert not any(len(pretext(*curriculum)(record(index))["boxes"]) for index in range(7))
+
+
 def test_training_resizes_labels_with_the_image() -> None:
     sample = labelled(min_sizes=(96,))(record(3, label_file="label.nii.gz"))
     assert sample["boxes"].tolist() == [[40, 60, 48, 80], [24, 20, 60, 40]]

@@ -76,6 +76,19 @@ def test_classes_that_share_label_values_are_scored_as_they_are_and_not_named_to
     assert unlabeled.class_layout is None
 
 
+def test_data_sets_that_number_the_classes_otherwise_are_refused(
+    repository_root: Path, phantom: Path, tmp_path: Path
+) -> None:
+    description = json.loads(phantom.read_text())
+    names = [name for name in description["labels"] if name != "background"]
+    description["labels"] = {name: 5 + value for value, name in enumerate(names)}
+    other = phantom.with_name("renumbered.json")
+    other.write_text(json.dumps(description))
+    test = ("DATASETS.TEST", f"('{other}:test',)")
+    with pytest.raises(ConfigError, match=r"DATASETS.TEST .*its labels \[5, 6\] are not those of"):
+        RunData(config(repository_root, FINETUNE, phantom, tmp_path, *test))
+
+
 def test_the_layout_travels_with_the_weights(
     repository_root: Path, phantom: Path, tmp_path: Path
 ) -> None:
