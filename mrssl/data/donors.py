@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ SLICE_KEYS = ("file_name", "series", "slice_axis", "slice_index")
 _VOXEL_BYTES = 4
 
 
-def slice_name(record: dict[str, Any]) -> str:
+def slice_name(record: Mapping[str, Any]) -> str:
     """How messages call a slice."""
     return f"{record.get('file_name', '?')}[{record.get('slice_index', '?')}]"
 

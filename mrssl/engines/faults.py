@@ -11,6 +11,7 @@ import torch
 from fvcore.common.config import CfgNode
 
 from mrssl.data import Dataset, load_dataset
+from mrssl.data.donors import slice_name
 from mrssl.data.files import read_json
 from mrssl.engines.datasets import RunData
 from mrssl.engines.distributed import gather_objects, get_rank
@@ -59,7 +60,7 @@ def check_finite(
 
 def describe_slice(model_input: Mapping[str, Any]) -> str:
     """Where an input comes from and how it was distorted, in a few words."""
-    name = f"{model_input.get('file_name', '?')}[{model_input.get('slice_index', '?')}]"
+    name = slice_name(model_input)
     applied = [
         f"{step['name']} {step['params'].get('severity', 0):.2f}"
         for record in model_input.get("records", ())

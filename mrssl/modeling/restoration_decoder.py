@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mrssl.modeling.layers import ConvNormReLU, upsample2
+from mrssl.structures import RestorationTargets
 
 
 class RestorationDecoder(nn.Module):
@@ -65,6 +66,17 @@ class RestorationDecoder(nn.Module):
         while maps:
             x = upsample2(x) + maps.pop()
         return self.predictor(self.stride1(upsample2(self.stride2(upsample2(x)))))[:, 0]
+
+    def loss(self, features: Mapping[str, Tensor], targets: Sequence[RestorationTargets]) -> Tensor:
+        """:func:`whole_slice_loss` of B slices.
+
+        Args:
+            features: see :meth:`forward`.
+            targets: B, which hold the clean slices.
+        """
+        restored = self(features)
+        clean = [target.pixels[1].to(restored.device) for target in targets]
+        return whole_slice_loss(restored, clean)
 
 
 def whole_slice_loss(restored: Tensor, clean: Sequence[Tensor]) -> Tensor:

@@ -20,13 +20,7 @@ from torch import Tensor
 from mrssl.distortions import build_distortions
 from mrssl.engines.detectron2.sampling import SeededROIHeads
 from mrssl.engines.distributed import mean_count
-from mrssl.modeling import (
-    DistortionBranch,
-    PositionHead,
-    RestorationDecoder,
-    position_loss,
-    whole_slice_loss,
-)
+from mrssl.modeling import DistortionBranch, PositionHead, RestorationDecoder, position_loss
 from mrssl.structures import SlicePosition
 
 
@@ -113,9 +107,8 @@ class DistortionROIHeads(SeededROIHeads):
             assert targets is not None
             losses |= self.distortion_losses(images.tensor, features, instances, targets)
             if self.slice_decoder is not None:
-                clean = [target.gt_restoration.pixels[1] for target in targets]
-                loss = whole_slice_loss(self.slice_decoder(features), clean)
-                losses["loss_slice"] = self.slice_weight * loss
+                whole = [target.gt_restoration for target in targets]
+                losses["loss_slice"] = self.slice_weight * self.slice_decoder.loss(features, whole)
         else:
             self.predict_distortions(images.tensor, features, instances)
         return instances, losses

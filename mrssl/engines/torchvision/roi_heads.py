@@ -31,7 +31,6 @@ from mrssl.modeling import (
     mask_rcnn_loss,
     mask_targets,
     position_loss,
-    whole_slice_loss,
 )
 from mrssl.modeling.improved_mask_head import IMPROVED_MASK_HEAD, STOCK_MASK_HEAD
 from mrssl.modeling.layers import get_norm
@@ -157,9 +156,8 @@ class DistortionROIHeads(RoIHeads):
                 images, features, boxes, restoration, types, mean_count=mean_count
             )
         if self.slice_decoder is not None:
-            clean = [t["restoration"].pixels[1] for t in targets]  # type: ignore[attr-defined]
-            loss = whole_slice_loss(self.slice_decoder(features), clean)
-            losses["loss_slice"] = self.slice_weight * loss
+            whole: list[RestorationTargets] = [t["restoration"] for t in targets]  # type: ignore[misc]
+            losses["loss_slice"] = self.slice_weight * self.slice_decoder.loss(features, whole)
         return losses
 
 

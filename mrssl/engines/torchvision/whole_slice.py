@@ -14,8 +14,7 @@ from torch.nn import functional as F
 
 from mrssl.engines.torchvision.backbone import build_backbone
 from mrssl.engines.torchvision.images import SliceModel
-from mrssl.modeling import RestorationDecoder, whole_slice_loss
-from mrssl.structures import RestorationTargets
+from mrssl.modeling import RestorationDecoder
 
 
 class WholeSliceRestoration(SliceModel):
@@ -51,11 +50,11 @@ class WholeSliceRestoration(SliceModel):
             detections: empty ``scores`` and ``classes``.
         """
         images = self.preprocess(inputs)
-        restored = self.decoder(self.backbone(images.tensors))
+        features = self.backbone(images.tensors)
         if self.training:
-            targets: list[RestorationTargets] = [x["targets"]["restoration"] for x in inputs]
-            clean = [target.pixels[1].to(self.device) for target in targets]
-            return {"loss_restoration": whole_slice_loss(restored, clean)}
+            targets = [x["targets"]["restoration"] for x in inputs]
+            return {"loss_restoration": self.decoder.loss(features, targets)}
+        restored = self.decoder(features)
         return [
             self._postprocess(slice_, size, x)
             for slice_, size, x in zip(restored, images.image_sizes, inputs, strict=True)
