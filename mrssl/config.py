@@ -164,6 +164,9 @@ def add_mrssl_config(cfg: CN) -> None:
     # -- transfer ---------------------------------------------------------------------------------
     node.TRANSFER = make()
     node.TRANSFER.SCOPE = "detector"  # "backbone", "fpn", "rpn" or "detector"
+    # Groups within the scope that start anew all the same, by their names in the load report:
+    # ("box_head",), say.
+    node.TRANSFER.REINIT = ()
     # Learning-rate factor of the loaded parameters, and iterations for which they stay frozen
     # (what MODEL.BACKBONE.FREEZE_AT names stays so for good).
     node.TRANSFER.LR_FACTOR = 1.0

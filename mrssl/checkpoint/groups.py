@@ -73,6 +73,23 @@ def groups_of_scope(scope: str) -> frozenset[str]:
     return SCOPES[scope]
 
 
+def groups_to_load(scope: str, reinit: Iterable[str] = ()) -> frozenset[str]:
+    """The groups that a transfer takes: of ``scope``, but for ``reinit`` and the predictors.
+
+    Raises:
+        MrsslError: there is no such scope, or no such group in it.
+    """
+    groups = groups_of_scope(scope)
+    known = [group for group in GROUPS if group in groups - PREDICTORS]
+    for name in reinit:
+        if name not in known:
+            raise MrsslError(
+                f"no part of scope {scope!r} to start anew is named {name!r}: "
+                f"one of {', '.join(known)} is meant"
+            )
+    return groups - PREDICTORS - frozenset(reinit)
+
+
 def by_group(names: Iterable[str]) -> dict[str, list[str]]:
     """Lists of Detectron2's names by group; groups in their order, empty ones left out."""
     lists: dict[str, list[str]] = {group: [] for group in GROUPS}

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mrssl.checkpoint.groups import GROUPS, PREDICTORS, format_table, group_of, groups_of_scope
+from mrssl.checkpoint.groups import GROUPS, format_table, group_of, groups_to_load
 from mrssl.checkpoint.io import CheckpointError, load_checkpoint
 from mrssl.checkpoint.names import NAMINGS, Naming, detectron2_name, rename, to_torchvision
 from mrssl.checkpoint.provenance import Provenance
@@ -75,6 +75,7 @@ def load_for_transfer(
     checkpoint: str | os.PathLike[str] | Mapping[str, Any],
     *,
     scope: str,
+    reinit: Sequence[str] = (),
     names: Naming = "detectron2",
     type_names: Sequence[str] | None = None,
     where: str = "the checkpoint",
@@ -88,16 +89,18 @@ def load_for_transfer(
         model: the model, bare or in a ``DistributedDataParallel``; changed in place.
         checkpoint: a file, or what :func:`~mrssl.checkpoint.io.load_checkpoint` returned.
         scope: "backbone", "fpn", "rpn" or "detector"; each contains the one before.
+        reinit: groups within the scope that keep the model's initialisation, by the names that
+            the report has for them.
         names: the naming of ``model``.
         type_names: the distortion types of ``model``; None if it has none.
         where: what messages call a ``checkpoint`` that is not a file: where it was read from.
 
     Raises:
-        MrsslError: the file cannot be used, the scope is unknown, a tensor to be loaded is not
-            finite, or not one tensor fits.
+        MrsslError: the file cannot be used, the scope or a group is unknown, a tensor to be loaded
+            is not finite, or not one tensor fits.
     """
     where, state, provenance = _opened(checkpoint, where)
-    groups = groups_of_scope(scope) - PREDICTORS
+    groups = groups_to_load(scope, reinit)
     if not type_names or tuple(type_names) != provenance.type_names:
         groups -= {"type_head"}
     source = _in_naming({n: t for n, t in state.items() if group_of(n) in groups}, names, where)

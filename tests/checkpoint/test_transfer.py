@@ -67,6 +67,20 @@ def test_scopes(torchvision_model, pretrained, scope):
     assert sorted((*report.loaded, *report.dropped)) == sorted(source)
 
 
+def test_parts_of_the_scope_can_start_anew(torchvision_model, pretrained):
+    model = torchvision_model(classes=3)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    report = load_for_transfer(
+        model, pretrained, scope="detector", reinit=("box_head", "rpn"), names="torchvision"
+    )
+    assert set(counts(report, "loaded")) == {"backbone", "fpn", "mask_head"}
+    assert {"box_head", "rpn"} <= set(counts(report, "new")) & set(counts(report, "dropped"))
+    after = model.state_dict()
+    for part in ("roi_heads.box_head.", "rpn."):
+        names = [name for name in after if name.startswith(part)]
+        assert names and all(torch.equal(after[name], before[name]) for name in names)
+
+
 def test_predictors_are_new_even_where_shapes_agree(torchvision_model, pretrained):
     report = load_for_transfer(
         torchvision_model(classes=1), pretrained, scope="detector", names="torchvision"
@@ -130,6 +144,8 @@ def test_nothing_loaded_is_an_error(torchvision_model, pretrained, tmp_path):
         load_for_transfer(torchvision_model(), path, scope="fpn", names="torchvision")
     with pytest.raises(MrsslError, match="scope 'neck': one of backbone, fpn, rpn, detector"):
         load_for_transfer(torchvision_model(), pretrained, scope="neck", names="torchvision")
+    with pytest.raises(MrsslError, match="no part of scope 'fpn' .* 'box_head': one of backbone, f"):
+        load_for_transfer(torchvision_model(), pretrained, scope="fpn", reinit=["box_head"])
 
 
 def test_tensors_that_are_not_finite_are_refused(torchvision_model, pretrained):

@@ -106,7 +106,12 @@ class MRICheckpointer(DetectionCheckpointer):
         return self.load(path) if path else {}
 
     def transfer(
-        self, path: str, *, scope: str, type_names: Sequence[str] | None = None
+        self,
+        path: str,
+        *,
+        scope: str,
+        reinit: Sequence[str] = (),
+        type_names: Sequence[str] | None = None,
     ) -> tuple[LoadReport, dict[str, Any]]:
         """Copy what fits into the model; see :func:`mrssl.checkpoint.load_for_transfer`.
 
@@ -118,7 +123,7 @@ class MRICheckpointer(DetectionCheckpointer):
         """
         content = self._load_file(self.path_manager.get_local_path(path))
         report = load_for_transfer(
-            self.model, content, scope=scope, type_names=type_names, where=path
+            self.model, content, scope=scope, reinit=reinit, type_names=type_names, where=path
         )
         self.logger.info("%s, scope %s:\n%s", path, scope, report)
         return report, {key: value for key, value in content.items() if key != "model"}

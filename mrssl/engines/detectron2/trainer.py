@@ -156,6 +156,7 @@ class MRITrainer(DefaultTrainer):
             report, content = self.checkpointer.transfer(
                 self.cfg.MODEL.WEIGHTS,
                 scope=self.cfg.MRSSL.TRANSFER.SCOPE,
+                reinit=self.cfg.MRSSL.TRANSFER.REINIT,
                 type_names=self.data.type_names or None,
             )
             provenance = Provenance.from_dict(content.get("mrssl", {}))

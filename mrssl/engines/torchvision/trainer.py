@@ -114,6 +114,7 @@ class Trainer:
             self.model,
             content,
             scope=cfg.MRSSL.TRANSFER.SCOPE,
+            reinit=cfg.MRSSL.TRANSFER.REINIT,
             names="torchvision",
             type_names=self.data.type_names or None,
         )

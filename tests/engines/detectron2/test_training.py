@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from mrssl.checkpoint import CheckpointError, load_checkpoint
+from mrssl.checkpoint.groups import by_group
 from mrssl.errors import MrsslError
 
 from .conftest import LOSSES, PRETRAIN, MakeConfig, losses, rows, run, tensors_equal
@@ -105,9 +106,12 @@ def test_fine_tuning_takes_the_weights_and_is_scored(
     cfg = make_config(
         "finetune", tmp_path, "MODEL.WEIGHTS", weights, "SOLVER.MAX_ITER", 3,
         "MRSSL.TRANSFER.LR_FACTOR", 0.1, "MRSSL.TRANSFER.FREEZE_ITERS", 2,
+        "MRSSL.TRANSFER.REINIT", "('box_head',)",
     )  # fmt: skip
     trainer = MRITrainer(cfg)
     trainer.resume_or_load(resume=False)
+    taken = set(by_group(trainer.transferred))
+    assert "mask_head" in taken and "box_head" not in taken
     assert trainer.cfg.MODEL.ROI_HEADS.NUM_CLASSES == 2
     source = load_checkpoint(weights)["model"]
     stem = "backbone.bottom_up.stem.conv1.weight"

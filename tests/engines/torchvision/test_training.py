@@ -121,10 +121,11 @@ def test_transferred_parameters_can_be_frozen_and_slowed(
     cfg = config(
         repository_root, FINETUNE, phantom, tmp_path,
         "MODEL.WEIGHTS", pretrained / "model_final.pth",
-        "MRSSL.TRANSFER.SCOPE", "backbone", "MRSSL.TRANSFER.FREEZE_ITERS", 1,
-        "MRSSL.TRANSFER.LR_FACTOR", 0.1,
+        "MRSSL.TRANSFER.SCOPE", "rpn", "MRSSL.TRANSFER.REINIT", "('rpn', 'fpn')",
+        "MRSSL.TRANSFER.FREEZE_ITERS", 1, "MRSSL.TRANSFER.LR_FACTOR", 0.1,
     )  # fmt: skip
     trainer = Trainer(cfg)
+    assert {name.split(".")[1] for name in trainer.transferred} == {"body"}
     rates = {group["initial_lr"] for group in trainer.optimizer.param_groups}
     assert sorted(rates) == pytest.approx([0.1 * cfg.SOLVER.BASE_LR, cfg.SOLVER.BASE_LR])
     stream = iter(
