@@ -9,6 +9,7 @@ from mrssl.modeling.region_encoder import RegionEncoder
 from mrssl.modeling.restoration_decoder import RestorationDecoder, whole_slice_loss
 from mrssl.modeling.restoration_head import RestorationHead, restoration_loss, ssim_map
 from mrssl.modeling.roi_ops import crop_rois, expand_boxes, paste_rois, restore_slice, select_rois
+from mrssl.modeling.slice_decoder import SliceDecoder
 from mrssl.modeling.type_head import DistortionTypeHead, distortion_type_loss
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "RegionEncoder",
     "RestorationDecoder",
     "RestorationHead",
+    "SliceDecoder",
     "TwoScalePooler",
     "crop_rois",
     "distortion_type_loss",

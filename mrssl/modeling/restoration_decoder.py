@@ -1,4 +1,4 @@
-"""Decoder of whole slices: of the peer pretext on the same backbone and pyramid, and a branch.
+"""Decoder of whole slices, of the peer pretext on the same backbone and pyramid; their loss.
 
 Shape letters: B slices, C channels of the pyramid, D ``conv_dim``, H, W the padded slice.
 """
@@ -67,29 +67,18 @@ class RestorationDecoder(nn.Module):
             x = upsample2(x) + maps.pop()
         return self.predictor(self.stride1(upsample2(self.stride2(upsample2(x)))))[:, 0]
 
-    def loss(self, features: Mapping[str, Tensor], targets: Sequence[RestorationTargets]) -> Tensor:
-        """:func:`whole_slice_loss` of B slices.
 
-        Args:
-            features: see :meth:`forward`.
-            targets: B, which hold the clean slices.
-        """
-        restored = self(features)
-        clean = [target.pixels[1].to(restored.device) for target in targets]
-        return whole_slice_loss(restored, clean)
-
-
-def whole_slice_loss(restored: Tensor, clean: Sequence[Tensor]) -> Tensor:
+def whole_slice_loss(restored: Tensor, targets: Sequence[RestorationTargets]) -> Tensor:
     """Mean squared error over the pixels of the slices, the padding left out.
 
     Args:
         restored: float (B, H, W).
-        clean: B tensors float (h, w) in [0, 1], h <= H and w <= W.
+        targets: B, which hold the clean slices, (h, w) with h <= H and w <= W.
     """
-    errors = [
-        F.mse_loss(image[: target.shape[0], : target.shape[1]].float(), target)
-        for image, target in zip(restored, clean, strict=True)
-    ]
+    errors = []
+    for image, target in zip(restored, targets, strict=True):
+        clean = target.pixels[1].to(image.device)
+        errors.append(F.mse_loss(image[: clean.shape[0], : clean.shape[1]].float(), clean))
     return torch.stack(errors).mean()
 
 

@@ -144,7 +144,9 @@ def test_nothing_loaded_is_an_error(torchvision_model, pretrained, tmp_path):
         load_for_transfer(torchvision_model(), path, scope="fpn", names="torchvision")
     with pytest.raises(MrsslError, match="scope 'neck': one of backbone, fpn, rpn, detector"):
         load_for_transfer(torchvision_model(), pretrained, scope="neck", names="torchvision")
-    with pytest.raises(MrsslError, match="no part of scope 'fpn' .* 'box_head': one of backbone, f"):
+    with pytest.raises(
+        MrsslError, match=r"no part of scope 'fpn' .* 'box_head': one of backbone, f"
+    ):
         load_for_transfer(torchvision_model(), pretrained, scope="fpn", reinit=["box_head"])
 
 

@@ -20,7 +20,13 @@ from torch import Tensor
 from mrssl.distortions import build_distortions
 from mrssl.engines.detectron2.sampling import SeededROIHeads
 from mrssl.engines.distributed import mean_count
-from mrssl.modeling import DistortionBranch, PositionHead, RestorationDecoder, position_loss
+from mrssl.modeling import (
+    DistortionBranch,
+    PositionHead,
+    SliceDecoder,
+    position_loss,
+    whole_slice_loss,
+)
 from mrssl.structures import SlicePosition
 
 
@@ -63,7 +69,7 @@ class DistortionROIHeads(SeededROIHeads):
         distortion_branch: DistortionBranch,
         position_head: PositionHead | None = None,
         position_weight: float = 1.0,
-        slice_decoder: RestorationDecoder | None = None,
+        slice_decoder: SliceDecoder | None = None,
         slice_weight: float = 1.0,
         **kwargs: Any,
     ) -> None:
@@ -90,7 +96,7 @@ class DistortionROIHeads(SeededROIHeads):
             arguments |= {"position_head": PositionHead(width), "position_weight": weight}
         weight = cfg.MRSSL.SLICE_DECODER.LOSS_WEIGHT
         if weight > 0:
-            decoder = RestorationDecoder.from_config(cfg)
+            decoder = SliceDecoder.from_config(cfg)
             arguments |= {"slice_decoder": decoder, "slice_weight": weight}
         return arguments
 
@@ -108,7 +114,8 @@ class DistortionROIHeads(SeededROIHeads):
             losses |= self.distortion_losses(images.tensor, features, instances, targets)
             if self.slice_decoder is not None:
                 whole = [target.gt_restoration for target in targets]
-                losses["loss_slice"] = self.slice_weight * self.slice_decoder.loss(features, whole)
+                loss = whole_slice_loss(self.slice_decoder(features), whole)
+                losses["loss_slice"] = self.slice_weight * loss
         else:
             self.predict_distortions(images.tensor, features, instances)
         return instances, losses

@@ -26,11 +26,12 @@ from mrssl.modeling import (
     ImprovedMaskHead,
     PositionHead,
     PyramidPooler,
-    RestorationDecoder,
+    SliceDecoder,
     TwoScalePooler,
     mask_rcnn_loss,
     mask_targets,
     position_loss,
+    whole_slice_loss,
 )
 from mrssl.modeling.improved_mask_head import IMPROVED_MASK_HEAD, STOCK_MASK_HEAD
 from mrssl.modeling.layers import get_norm
@@ -58,7 +59,7 @@ class DistortionROIHeads(RoIHeads):
         distortion_branch: DistortionBranch | None,
         position_head: PositionHead | None = None,
         position_weight: float = 1.0,
-        slice_decoder: RestorationDecoder | None = None,
+        slice_decoder: SliceDecoder | None = None,
         slice_weight: float = 1.0,
         **kwargs: object,
     ):
@@ -157,7 +158,8 @@ class DistortionROIHeads(RoIHeads):
             )
         if self.slice_decoder is not None:
             whole: list[RestorationTargets] = [t["restoration"] for t in targets]  # type: ignore[misc]
-            losses["loss_slice"] = self.slice_weight * self.slice_decoder.loss(features, whole)
+            loss = whole_slice_loss(self.slice_decoder(features), whole)
+            losses["loss_slice"] = self.slice_weight * loss
         return losses
 
 
@@ -182,7 +184,7 @@ def build_roi_heads(cfg: CfgNode, num_types: int) -> DistortionROIHeads:
         if cfg.MRSSL.POSITION_HEAD.LOSS_WEIGHT > 0:
             position_head = PositionHead(box.FC_DIM)
         if cfg.MRSSL.SLICE_DECODER.LOSS_WEIGHT > 0:
-            slice_decoder = RestorationDecoder.from_config(cfg)
+            slice_decoder = SliceDecoder.from_config(cfg)
         branch = DistortionBranch.from_config(
             cfg, channels=channels, strides=STRIDES, num_types=num_types
         )

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from mrssl.engines.torchvision.backbone import build_backbone
 from mrssl.engines.torchvision.images import SliceModel
-from mrssl.modeling import RestorationDecoder
+from mrssl.modeling import RestorationDecoder, whole_slice_loss
 
 
 class WholeSliceRestoration(SliceModel):
@@ -50,11 +50,10 @@ class WholeSliceRestoration(SliceModel):
             detections: empty ``scores`` and ``classes``.
         """
         images = self.preprocess(inputs)
-        features = self.backbone(images.tensors)
+        restored = self.decoder(self.backbone(images.tensors))
         if self.training:
             targets = [x["targets"]["restoration"] for x in inputs]
-            return {"loss_restoration": self.decoder.loss(features, targets)}
-        restored = self.decoder(features)
+            return {"loss_restoration": whole_slice_loss(restored, targets)}
         return [
             self._postprocess(slice_, size, x)
             for slice_, size, x in zip(restored, images.image_sizes, inputs, strict=True)
