@@ -57,6 +57,7 @@ def _plot_lines(axes: Any, grid: Grid, labels: Sequence[str]) -> None:
     axes.set_xticks(range(len(labels)), labels)
     axes.set_xlabel("labelled subjects")
     axes.set_ylabel("Dice on the test subjects")
+    axes.set_ylim(*_within_dice(axes.get_ylim()))
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
 
@@ -72,7 +73,13 @@ def _plot_arms(axes: Any, grid: Grid, n: str) -> None:
     axes.set_yticks(range(len(present)), present)
     axes.invert_yaxis()  # in the order of the tables
     axes.set_xlabel(f"Dice on the test subjects, {n} labelled")
+    axes.set_xlim(*_within_dice(axes.get_xlim()))
     axes.grid(alpha=0.3)
+
+
+def _within_dice(limits: tuple[float, float]) -> tuple[float, float]:
+    """An axis of Dice ends where Dice does; the interval of two seeds may reach far beyond."""
+    return max(limits[0], -0.02), min(limits[1], 1.02)
 
 
 def _half(interval: Interval) -> float:
