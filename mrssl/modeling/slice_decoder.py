@@ -21,7 +21,7 @@ class SliceDecoder(nn.Module):
     """From the pyramid to the slice in one step: each cell of the finest level gives a block.
 
     All levels are added up at the finest, and the last layer's channels are the pixels of a block
-    (sub-pixel convolution: Shi et al. 2016, arXiv 1609.05158). A sixth of the cost of
+    (sub-pixel convolution: Shi et al. 2016, arXiv 1609.05158). A tenth of the cost of
     :class:`~mrssl.modeling.RestorationDecoder`, which works at all resolutions up to the slice's.
 
     Args:
@@ -37,7 +37,7 @@ class SliceDecoder(nn.Module):
         *,
         in_features: Sequence[str],
         in_channels: int,
-        conv_dim: int = 64,
+        conv_dim: int = 32,
         norm: str = "BN",
     ) -> None:
         super().__init__()
