@@ -108,7 +108,7 @@ def add_mrssl_config(cfg: CN) -> None:
     node.PRETEXT.REGION_SHAPES = ("rectangle", "ellipse", "blob")
     node.PRETEXT.FEATHER = (0.0, 0.15)  # width of the soft edge as a share of the region's side
     # Least distance of two regions' centres, in half sums of their greater sides: 1 keeps regions
-    # apart, less lets them overlap.
+    # apart (but for corners of rectangles), less lets them overlap.
     node.PRETEXT.SEPARATION = 1.0
     node.PRETEXT.MIN_FOREGROUND = 0.25  # of a region's pixels
     node.PRETEXT.CLEAN_SHARE = 0.1  # slices left undistorted

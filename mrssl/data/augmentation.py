@@ -65,7 +65,8 @@ class SliceAugmentation:
             params: from :meth:`sample`.
 
         Returns:
-            float32 (C, H, W) in [0, 1]; what comes in from outside the slice is 0.
+            float32 (C, H, W) in [0, 1]; what comes in from outside the slice is
+            air, whose 0 the contrast moves as it does that of the slice.
         """
         out = np.stack([self._warp(channel, params, cv2.INTER_LINEAR) for channel in image])
         out = np.clip(out, 0.0, 1.0) ** np.float32(params["gamma"])

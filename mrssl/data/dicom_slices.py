@@ -254,7 +254,7 @@ def _slice(path: str, values: Mapping[str | int, Any], pixels: PixelFormat) -> S
         spacing=None if spacing is None else (float(spacing[0]), float(spacing[1])),
         plane=Plane.from_header(values),
         thickness=positive(get("SpacingBetweenSlices")) or positive(get("SliceThickness")),
-        rescale=(positive(get("RescaleSlope")) or 1.0, number(get("RescaleIntercept")) or 0.0),
+        rescale=(number(get("RescaleSlope")) or 1.0, number(get("RescaleIntercept")) or 0.0),
         scale=positive(get(PHILIPS_SCALE_SLOPE)),
         mosaic=1,
         number=int(number(get("InstanceNumber")) or 0),

@@ -34,7 +34,7 @@ class BiasPolynomial(Distortion):
     ``log field = sum over i + j <= 3 of c_ij x^i y^j`` for x, y in [-1, 1] across the region (Van
     Leemput et al., IEEE Transactions on Medical Imaging 1999), ``c_ij`` of U(-1, 1).
 
-    Severity: peak of the logarithm, ``1.6 * severity`` (a factor of 5 at 1), reached in a corner.
+    Severity: peak of the logarithm, ``1.6 * severity`` (a factor of 5 at 1).
     """
 
     name = "bias_polynomial"

@@ -61,9 +61,8 @@ class Ghosting(Distortion):
     Motion or flow of a period of ``period`` lines modulates the signal from line to line; a
     modulation ``1 + 2 a sin(2 pi j / period + phase)`` of line j gives two ghosts of amplitude a
     displaced by +- N / period pixels, N lines in all, j counted from DC (Wood and Henkelman, "MR
-    image artifacts from periodic motion", Medical Physics 1985). The phase stays near 0 or pi, so
-    that the line of the mean brightness is hardly touched: ghosts, not a change of contrast, are
-    the sign.
+    image artifacts from periodic motion", Medical Physics 1985). The line of the mean brightness is
+    left as it is: ghosts, not a brighter or darker region, are the sign.
 
     Severity: ghost amplitude ``0.8 * severity`` of the original.
     """
@@ -83,7 +82,9 @@ class Ghosting(Distortion):
     def gain(length: int, params: Params) -> np.ndarray:
         """Gain of each k-space line; float64 (length,)."""
         angle = 2 * np.pi * line_numbers(length) / params["period"] + params["phase"]
-        return 1 + 2 * params["intensity"] * np.sin(angle)
+        gain = 1 + 2 * params["intensity"] * np.sin(angle)
+        gain[0] = 1
+        return gain
 
     def _apply(self, patch: np.ndarray, params: Params, context: DistortionContext) -> np.ndarray:
         axis = params["axis"]
@@ -144,14 +145,22 @@ class Motion(Distortion):
         length = shape[axis]
         events = []
         # Before the centre and after it: (first line, end, degrees, dy, dx) in centred order.
-        for start, end in ((0.0, rng.uniform(0.42, 0.48)), (rng.uniform(0.52, 0.58), 1.0)):
+        before, after = rng.uniform(0.42, 0.48), rng.uniform(0.52, 0.58)
+        middle = length // 2  # of DC; in a small region the shares may round to it
+        spans = (
+            (0, min(round(before * length), middle)),
+            (
+                max(round(after * length), middle + 1),
+                length,
+            ),
+        )
+        for first, last in spans:
             scale = severity * rng.uniform(0.5, 1.0, 3)
             degrees = 15.0 * scale[0] * draw_sign(rng)
             dy, dx = (
                 0.15 * part * side * draw_sign(rng)
                 for part, side in zip(scale[1:], shape, strict=True)
             )
-            first, last = round(start * length), round(end * length)
             events.append([first, last, float(degrees), float(dy), float(dx)])
         return {"axis": axis, "events": events}
 

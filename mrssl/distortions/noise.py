@@ -25,6 +25,10 @@ def _noise_level(patch: np.ndarray, snr: float) -> np.float32:
     return np.float32(patch.mean(dtype=np.float64) / snr)
 
 
+#: Pixels to which a grain of speckle reaches.
+_GRAIN_REACH = 3
+
+
 @DISTORTION_REGISTRY.register()
 class RicianNoise(Distortion):
     """Noise of a single-coil magnitude image.
@@ -112,11 +116,15 @@ class SpeckleNoise(Distortion):
         }
 
     def _apply(self, patch: np.ndarray, params: Params, context: DistortionContext) -> np.ndarray:
-        out = generator(params["seed"]).standard_normal(patch.shape, dtype=np.float32)
-        kernel = cv2.getGaussianKernel(7, params["grain"], cv2.CV_32F)
+        # With a margin that is cut off: noise mirrored at the border would be correlated there.
+        count, height, width = patch.shape
+        shape = (count, height + 2 * _GRAIN_REACH, width + 2 * _GRAIN_REACH)
+        out = generator(params["seed"]).standard_normal(shape, dtype=np.float32)
+        kernel = cv2.getGaussianKernel(2 * _GRAIN_REACH + 1, params["grain"], cv2.CV_32F)
         kernel = kernel / np.linalg.norm(kernel)
         for grains in out:
-            cv2.sepFilter2D(grains, -1, kernel, kernel, dst=grains, borderType=cv2.BORDER_REFLECT)
+            cv2.sepFilter2D(grains, -1, kernel, kernel, dst=grains)
+        out = out[:, _GRAIN_REACH:-_GRAIN_REACH, _GRAIN_REACH:-_GRAIN_REACH].copy()
         out *= np.float32(params["strength"])
         out += 1
         out *= patch

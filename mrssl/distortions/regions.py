@@ -90,7 +90,7 @@ class RegionSampler:
             feather: width of the soft edge as a share of the region's side.
             min_foreground: least share of foreground in a region's box.
             separation: least distance of two centres, in half sums of the regions' greater
-                sides: 1 keeps them apart (corners may touch), less lets them overlap.
+                sides: 1 keeps them apart (corners of rectangles may overlap), less does not.
 
         Raises:
             MrsslError: a range that is empty or impossible, or an unknown shape.
