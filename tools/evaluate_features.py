@@ -154,6 +154,9 @@ def load(cfg: CfgNode, weights: str, slices: Sequence[Slice]) -> MaskRCNN:
     if weights != UNTRAINED:
         load_for_transfer(model, weights, scope="detector", names="torchvision")
         return model.eval()
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = None  # the plain mean over all batches
     model.train()
     with torch.no_grad():
         for start in range(0, len(slices), 4):

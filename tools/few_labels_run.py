@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 import mrssl
 import train_net
 from few_labels_bench import RESULT, Bench, Row, file_digest
-from few_labels_plan import PRETRAIN, ROOT, Run
+from few_labels_plan import PRETRAIN, ROOT, TORCHVISION, Run
 from mrssl.engines.checkpoints import FINAL
 from mrssl.errors import MrsslError
 from mrssl.evaluation import write_results
@@ -50,7 +50,10 @@ def _execute(bench: Bench, run: Run) -> Row:
         row["sha256"] = file_digest(final)
     else:
         row["weights_sha256"] = file_digest(weights) if weights else ""
-        row |= _score(bench, run, final) | {"curve": curve(folder / "train")}
+        row |= _score(bench, run, final)
+        row["curve"] = curve(
+            folder / "train", engine=bench.plan.engine, last=int(row["iterations"])
+        )
         if not bench.keep:
             for file in (folder / "train").glob("*.pth"):
                 file.unlink()
@@ -154,8 +157,8 @@ def scores(folder: Path) -> Row:
         ``dice`` (mean over subjects and classes), ``dice_per_class``, ``dice_per_subject``,
         ``dice_foreground`` (classes merged), ``dice_instances`` (names forgiven),
         ``dice_slicewise`` (each slice named by itself; None where that is how ``dice`` is got),
-        ``hd95`` in mm, ``hd95_missed`` (structures missed altogether, summed), ``ap``, ``ap50`` of
-        masks.
+        ``hd95`` in mm, ``hd95_missed`` (structures missed or made up altogether, summed), ``ap``,
+        ``ap50`` of masks.
     """
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     subjects = json.loads((folder / "per_subject.json").read_text(encoding="utf-8"))
@@ -178,11 +181,22 @@ def scores(folder: Path) -> Row:
     }
 
 
-def curve(folder: Path) -> list[list[float]]:
-    """``[iteration, Dice on the validation subjects]`` while training."""
+def curve(folder: Path, *, engine: str, last: int) -> list[list[float]]:
+    """``[iterations done, Dice on the validation subjects]`` while training.
+
+    Args:
+        folder: of the training.
+        engine: that trained; Detectron2 counts its iterations from 0, but the last evaluation's.
+        last: iterations of the whole training.
+    """
+    first = 0 if engine == TORCHVISION else 1
     lines = (folder / "metrics.json").read_text(encoding="utf-8").splitlines()
     rows = map(json.loads, lines)
-    return [[row["iteration"], row["dice/dice"]] for row in rows if "dice/dice" in row]
+    return [
+        [min(row["iteration"] + first, last), row["dice/dice"]]
+        for row in rows
+        if "dice/dice" in row
+    ]
 
 
 def _describe(bench: Bench, run: Run) -> Row:

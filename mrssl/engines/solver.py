@@ -108,8 +108,8 @@ def build_schedule(cfg: CfgNode) -> ParamScheduler:
     node = cfg.SOLVER
     last = max(node.MAX_ITER, 1)
     if node.LR_SCHEDULER_NAME == "WarmupMultiStepLR":
-        steps = [s for s in node.STEPS if s <= last]
-        if list(steps) != sorted(steps):
+        steps = [s for s in node.STEPS if s < last]
+        if list(steps) != sorted(set(steps)):
             raise MrsslError(f"SOLVER.STEPS {node.STEPS} are not in ascending order")
         schedule: ParamScheduler = MultiStepParamScheduler(
             [node.GAMMA**k for k in range(len(steps) + 1)], num_updates=last, milestones=steps
@@ -125,7 +125,7 @@ def build_schedule(cfg: CfgNode) -> ParamScheduler:
     if share == 0:
         return schedule
     after = schedule(share) if share < 1 else 1.0
-    warmup = LinearParamScheduler(node.WARMUP_FACTOR * after, after)
+    warmup = LinearParamScheduler(node.WARMUP_FACTOR * schedule(0.0), after)
     if share >= 1:
         return warmup
     return CompositeParamScheduler(

@@ -51,6 +51,8 @@ def test_rescale_and_monochrome1(write_series: Callable) -> None:
     array = voxels().astype(np.uint16)
     folder = write_series(array, RescaleSlope=2.0, RescaleIntercept=-7.0)
     assert np.array_equal(read_volume(folder).array, array * 2.0 - 7.0)
+    folder = write_series(array, "falling", RescaleSlope=-1.0, RescaleIntercept=4095.0)
+    assert np.array_equal(read_volume(folder).array, 4095.0 - array)
     folder = write_series(
         array, "inverted", PhotometricInterpretation="MONOCHROME1", BitsStored=12, HighBit=11
     )

@@ -57,6 +57,18 @@ def test_speckle_is_multiplicative_with_the_strength_asked_for(strength, grain):
         assert out.std() == pytest.approx(strength, rel=0.05)
 
 
+def test_speckle_is_as_strong_at_the_border():
+    speckle, patch = (
+        DISTORTION_REGISTRY.get("speckle_noise")(),
+        np.full((1, 9, 13), 0.4, np.float32),
+    )
+    params = {"severity": 1.0, "strength": 0.25, "grain": 1.4}
+    spread = np.std([speckle.apply(patch, {**params, "seed": i})[0] for i in range(400)], axis=0)
+    spread /= 0.4
+    assert spread[0].mean() == pytest.approx(0.25, rel=0.03)
+    assert spread[:, -1].mean() == pytest.approx(0.25, rel=0.03)
+
+
 def test_speckle_grain_correlates_neighbours():
     def neighbour(grain: float) -> float:
         out = noisy("speckle_noise", strength=0.1, grain=grain)

@@ -8,7 +8,7 @@ from torch import nn
 
 from mrssl.checkpoint import CheckpointError
 from mrssl.config import get_cfg
-from mrssl.engines.solver import build_optimizer, check_resumable, clip_gradients
+from mrssl.engines.solver import build_optimizer, build_schedule, check_resumable, clip_gradients
 from mrssl.errors import MrsslError
 
 
@@ -107,3 +107,15 @@ def test_the_state_of_another_optimizer_is_told_by_its_keys(
         return
     with pytest.raises(CheckpointError, match=rf"model_final\.pth: .*{key}"):
         check_resumable(optimizer, saved, where="model_final.pth")
+
+
+@pytest.mark.parametrize("steps", [(100,), (60, 60), (60, 30)])
+def test_steps_of_the_schedule_are_told_or_left_out(steps: tuple[int, ...]) -> None:
+    cfg = get_cfg()
+    cfg.SOLVER.LR_SCHEDULER_NAME, cfg.SOLVER.MAX_ITER = "WarmupMultiStepLR", 100
+    cfg.SOLVER.STEPS, cfg.SOLVER.WARMUP_ITERS = steps, 0
+    if steps == (100,):  # at the end: never reached
+        assert build_schedule(cfg)(0.99) == 1.0
+    else:
+        with pytest.raises(MrsslError, match="are not in ascending order"):
+            build_schedule(cfg)

@@ -34,6 +34,7 @@ _FIXED = {
     "SOLVER.NESTEROV": False,
     "SOLVER.BIAS_LR_FACTOR": 1.0,
     "SOLVER.WARMUP_METHOD": "linear",
+    "SOLVER.RESCALE_INTERVAL": False,
     "TEST.PRECISE_BN.ENABLED": False,
     "DATALOADER.SAMPLER_TRAIN": "TrainingSampler",
     "INPUT.MIN_SIZE_TRAIN_SAMPLING": "choice",

@@ -18,6 +18,7 @@ pytestmark = pytest.mark.detectron2
         ("SOLVER.WEIGHT_DECAY_BIAS", 0.0),
         ("SOLVER.BIAS_LR_FACTOR", 2.0),
         ("SOLVER.WARMUP_METHOD", "constant"),
+        ("SOLVER.RESCALE_INTERVAL", True),
         ("TEST.PRECISE_BN.ENABLED", True),
         ("DATALOADER.SAMPLER_TRAIN", "RepeatFactorTrainingSampler"),
         ("DATALOADER.FILTER_EMPTY_ANNOTATIONS", True),
@@ -58,3 +59,37 @@ def test_every_configuration_here_is_heeded(repository_root: Path) -> None:
         cfg = load_cfg(file, cfg=get_cfg())
         if not restores_whole_slices(cfg):
             check_heeded(cfg)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("SOLVER.LR_SCHEDULER_NAME", "WarmupCosineLR"),
+        ("SOLVER.LR_SCHEDULER_NAME", "WarmupMultiStepLR", "SOLVER.STEPS", (20, 60)),
+    ],
+)
+def test_the_schedule_is_that_of_detectron2(
+    make_config: MakeConfig, tmp_path: Path, options: tuple[object, ...]
+) -> None:
+    import torch
+    from detectron2.solver import build_lr_scheduler
+
+    from mrssl.engines.solver import IterationLR, build_schedule
+
+    cfg = make_config(
+        "finetune", tmp_path, "SOLVER.MAX_ITER", 100, "SOLVER.WARMUP_ITERS", 30,
+        "SOLVER.WARMUP_FACTOR", 0.1, *options,
+    )  # fmt: skip
+    rates: list[list[float]] = []
+    for build in (
+        lambda optimizer: IterationLR(optimizer, build_schedule(cfg), cfg.SOLVER.MAX_ITER),
+        lambda optimizer: build_lr_scheduler(cfg, optimizer),
+    ):
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+        scheduler = build(optimizer)
+        rates.append([])
+        for _ in range(100):
+            rates[-1] += scheduler.get_last_lr()
+            optimizer.step()
+            scheduler.step()
+    assert rates[0] == pytest.approx(rates[1], abs=1e-9)

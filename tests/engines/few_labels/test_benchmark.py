@@ -17,7 +17,7 @@ import few_labels_run
 from few_labels_bench import Bench
 from few_labels_plan import Plan, Run
 from few_labels_pool import Pool
-from few_labels_run import execute
+from few_labels_run import curve, execute
 from few_labels_yaml import load_plan
 from mrssl.errors import MrsslError
 
@@ -81,6 +81,18 @@ def test_a_finished_run_is_never_repeated(bench: Bench, trainings: Trainings) ->
     assert row["dice_per_class"] == {"small": 0.4, "large": 0.6}
     assert row["dice_per_subject"] == {"subject3": 0.5}
     assert not list(bench.folder(run.id).rglob("*.pth"))
+
+
+@pytest.mark.parametrize(
+    ("engine", "points"), [("torchvision", (100, 200)), ("detectron2", (99, 199))]
+)
+def test_a_curve_is_over_the_iterations_done(
+    tmp_path: Path, engine: str, points: tuple[int, int]
+) -> None:
+    lines = [{"iteration": 20, "total_loss": 1.0}]
+    lines += [{"iteration": i, "dice/dice": 0.1} for i in (*points, 300)]
+    (tmp_path / "metrics.json").write_text("".join(json.dumps(x) + "\n" for x in lines))
+    assert [i for i, _ in curve(tmp_path, engine=engine, last=300)] == [100, 200, 300]
 
 
 def test_a_killed_run_starts_again(bench: Bench, trainings: Trainings) -> None:
