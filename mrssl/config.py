@@ -7,8 +7,9 @@ Detectron2's names and defaults, so that the same YAML file drives either engine
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from fvcore.common.config import CfgNode as CN
 
@@ -47,6 +48,25 @@ def check_norms(cfg: CN, known: Sequence[str], *, engine: str) -> None:
         if norm not in known:
             names = ", ".join(map(repr, known))
             raise ConfigError(f"MODEL.{part}.NORM {norm!r}: {engine} has {names}")
+
+
+def check_fixed(cfg: CN, fixed: Mapping[str, Any], *, engine: str) -> None:
+    """See that keys of which an engine knows one value only have it: no key is ignored in silence.
+
+    Args:
+        cfg: the configuration.
+        fixed: key -> value; lists and tuples are alike.
+        engine: what the message calls it.
+
+    Raises:
+        ConfigError: one has another; the line names it.
+    """
+    for key, value in fixed.items():
+        found: Any = cfg
+        for part in key.split("."):
+            found = found[part]
+        if (list(found) if isinstance(found, tuple) else found) != value:
+            raise ConfigError(f"{key} {found!r}: {engine} has {value!r} only")
 
 
 def add_mrssl_config(cfg: CN) -> None:
@@ -132,7 +152,7 @@ def add_mrssl_config(cfg: CN) -> None:
     node.PRETEXT.OTHER_SUBJECT = 0.5
 
     # -- the two branches of the pretext -----------------------------------------------------------
-    node.DISTORTION_HEAD = CN()
+    node.DISTORTION_HEAD = make()
     node.DISTORTION_HEAD.IN_FEATURES = ("p2", "p4")  # the two scales: fine, context
     # Surroundings that the branches see of a region, in cells of the restored crop on each side;
     # without them, what was lost could only be guessed from what is left.
@@ -142,12 +162,12 @@ def add_mrssl_config(cfg: CN) -> None:
     # "BN" learns types faster than "GN": normalising each region by itself takes away
     # the contrast and noise level that tell types apart.
     node.DISTORTION_HEAD.NORM = "BN"
-    node.TYPE_HEAD = CN()
+    node.TYPE_HEAD = make()
     node.TYPE_HEAD.CONV_DIM = 64
     # The loss sums over the types; at full weight the encoder that both branches share restores
     # half as many dB in as many steps and tells the types apart hardly better.
     node.TYPE_HEAD.LOSS_WEIGHT = 0.25
-    node.RESTORATION_HEAD = CN()
+    node.RESTORATION_HEAD = make()
     node.RESTORATION_HEAD.RESOLUTION = 48  # restored pixels a side; + 2 MARGIN a multiple of 8
     node.RESTORATION_HEAD.L1_WEIGHT = 0.5
     node.RESTORATION_HEAD.L2_WEIGHT = 0.5

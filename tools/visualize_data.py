@@ -25,7 +25,7 @@ from tqdm import tqdm
 from mrssl.config import load_cfg
 from mrssl.data.mapper import INTENSITY_SCALE
 from mrssl.distortions import Distorter, Distortion, DistortionContext, Region
-from mrssl.distortions.distorter import blend
+from mrssl.distortions.distorter import alpha_of, blend
 from mrssl.engines.datasets import RunData
 from mrssl.errors import MrsslError, run_main
 from mrssl.files import written_whole
@@ -165,7 +165,9 @@ def type_row(
         params = distortion.sample(rng, (patch.shape[1], patch.shape[2]), severity)
         result = distortion.apply(patch, params, context=context)
         distorted = image.copy()
-        distorted[:, region.rows, region.columns] = blend(patch, result, region.alpha)
+        distorted[:, region.rows, region.columns] = blend(
+            patch, result, alpha_of(region, [distortion])
+        )
         pictures.append(to_picture(distorted[shown], GRID_CELL))
     difference = np.abs(distorted[shown] - image[shown])
     pictures.append(to_picture(difference > tolerance, GRID_CELL))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ import numpy as np
 from mrssl.data.files import read_json
 from mrssl.data.normalization import normalize
 from mrssl.errors import MrsslError
+from mrssl.files import replacing
 from mrssl.structures.volume import Volume
 
 INDEX_NAME = "dataset.json"
@@ -204,9 +204,8 @@ def exact_type(array: np.ndarray) -> np.ndarray:
 
 def save_array(array: np.ndarray, path: Path) -> None:
     """Write ``array`` to ``path`` as ``.npy``, whole or not at all."""
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.npy")
-    np.save(temporary, array, allow_pickle=False)
-    os.replace(temporary, path)
+    with replacing(path) as file:
+        np.save(file, array, allow_pickle=False)
 
 
 __all__ = [

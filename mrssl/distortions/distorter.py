@@ -183,7 +183,7 @@ class Distorter:
         chosen = self._draw_types(rng)
         highest = self.severity[1] * self.severity_curriculum(iteration)
         severity_range = (min(self.severity[0], highest), highest)
-        alpha = _alpha(region, chosen)
+        alpha = alpha_of(region, chosen)
         needed = max(_MIN_PIXELS, self.min_changed * np.count_nonzero(alpha))
         for _ in range(_TRIES):
             blended, changed, steps, enough = self._draw(
@@ -293,11 +293,11 @@ def replay(
         distortions = [DISTORTION_REGISTRY.get(step["name"])() for step in record["distortions"]]
         for distortion, step in zip(distortions, record["distortions"], strict=True):
             current = distortion.apply(current, step["params"], context=context)
-        patch[...] = blend(patch, current, _alpha(region, distortions))
+        patch[...] = blend(patch, current, alpha_of(region, distortions))
     return out
 
 
-def _alpha(region: Region, distortions: Sequence[Distortion]) -> np.ndarray:
+def alpha_of(region: Region, distortions: Sequence[Distortion]) -> np.ndarray:
     """How much each pixel of the box is distorted, (h, w): by the region's shape, or wholly."""
     if any(distortion.fills_box for distortion in distortions):
         return np.ones_like(region.alpha)

@@ -63,6 +63,20 @@ def test_cells_of_the_grid(repository_root):
     assert set(np.unique(changed)) <= {0, 255}
 
 
+def test_a_type_that_fills_its_box_is_drawn_so(repository_root):
+    image = np.stack([phantom_slice(np.random.default_rng(0))] * 3)
+    region = visualize_data.central_region(image[1])
+    assert region.alpha.min() < 1
+    from mrssl.distortions import build_distortions
+
+    distortion = build_distortions(["poisson_blend"])[0]
+    row = visualize_data.type_row(distortion, image, image[:, ::-1].copy(), region, 0.0)
+    changed = row[4].astype(bool).any(-1)
+    rows, columns = np.nonzero(changed)
+    box = changed[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
+    assert box.mean() > 0.95  # of a blob or an ellipse it would be 0.8 at most
+
+
 def test_same_seed_same_pictures(repository_root, scans, tmp_path):
     for name in ("a", "b"):
         run(repository_root, scans, tmp_path / name)

@@ -14,7 +14,13 @@ from detectron2.modeling import (
     ROI_MASK_HEAD_REGISTRY,
 )
 
-from mrssl.config import ConfigError, add_mrssl_config, check_norms, is_pretraining
+from mrssl.config import (
+    ConfigError,
+    add_mrssl_config,
+    check_fixed,
+    check_norms,
+    is_pretraining,
+)
 
 #: By the keys under ``MODEL`` that choose from them.
 _REGISTRIES = {
@@ -78,9 +84,7 @@ def check_heeded(cfg: CfgNode) -> None:
     Raises:
         ConfigError: one does; the line names it.
     """
-    for key, value in _FIXED.items():
-        if _value(cfg, key) != value:
-            raise ConfigError(f"{key} {_value(cfg, key)!r}: MRITrainer has {value!r} only")
+    check_fixed(cfg, _FIXED, engine="MRITrainer")
     solver = cfg.SOLVER
     if solver.WEIGHT_DECAY_BIAS not in (None, solver.WEIGHT_DECAY):
         raise ConfigError(

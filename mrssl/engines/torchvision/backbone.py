@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torchvision.models import resnet
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 
+from mrssl.config import check_fixed
 from mrssl.errors import MrsslError
 from mrssl.modeling.layers import get_norm
 
@@ -19,6 +20,14 @@ LEVELS = {"0": "p2", "1": "p3", "2": "p4", "3": "p5", "pool": "p6"}
 #: What ``FREEZE_AT`` counts, by torchvision's names: stem, res2, ..., res5.
 STAGES = (("conv1", "bn1"), ("layer1",), ("layer2",), ("layer3",), ("layer4",))
 STRIDES = {"p2": 4, "p3": 8, "p4": 16, "p5": 32, "p6": 64}
+_STAGES_OUT = ["res2", "res3", "res4", "res5"]
+#: Keys that could be otherwise in Detectron2.
+_FIXED = {
+    "MODEL.BACKBONE.NAME": "build_resnet_fpn_backbone",
+    "MODEL.RESNETS.STEM_OUT_CHANNELS": 64,
+    "MODEL.RESNETS.OUT_FEATURES": _STAGES_OUT,
+    "MODEL.FPN.IN_FEATURES": _STAGES_OUT,
+}
 
 
 class ResNetFPN(BackboneWithFPN):
@@ -37,13 +46,11 @@ def build_backbone(cfg: CfgNode) -> ResNetFPN:
         MrsslError: a key has a value that this engine does not offer.
     """
     nodes = cfg.MODEL.RESNETS
-    if cfg.MODEL.BACKBONE.NAME != "build_resnet_fpn_backbone":
-        raise MrsslError(
-            f"MODEL.BACKBONE.NAME {cfg.MODEL.BACKBONE.NAME!r}: the torchvision engine has "
-            "'build_resnet_fpn_backbone' only"
-        )
+    check_fixed(cfg, _FIXED, engine="the torchvision engine")
     if nodes.DEPTH not in DEPTHS:
         raise MrsslError(f"MODEL.RESNETS.DEPTH {nodes.DEPTH}: the torchvision engine has {DEPTHS}")
+    width = 64 if nodes.DEPTH < 50 else 256
+    check_fixed(cfg, {"MODEL.RESNETS.RES2_OUT_CHANNELS": width}, engine="the torchvision engine")
     if nodes.STRIDE_IN_1X1 and nodes.DEPTH >= 50:
         raise MrsslError("MODEL.RESNETS.STRIDE_IN_1X1 must be False in the torchvision engine")
     body = getattr(resnet, f"resnet{nodes.DEPTH}")(

@@ -16,7 +16,7 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss
 
-from mrssl.config import is_pretraining
+from mrssl.config import check_fixed, is_pretraining
 from mrssl.engines.distributed import mean_count
 from mrssl.engines.torchvision.backbone import STRIDES
 from mrssl.engines.torchvision.rpn import SeededSampler
@@ -36,6 +36,9 @@ from mrssl.modeling import (
 from mrssl.modeling.improved_mask_head import IMPROVED_MASK_HEAD, STOCK_MASK_HEAD
 from mrssl.modeling.layers import get_norm
 from mrssl.structures import RestorationTargets, SlicePosition
+
+#: Keys that could be otherwise in Detectron2.
+_FIXED = {"MODEL.ROI_BOX_HEAD.NAME": "FastRCNNConvFCHead", "MODEL.ROI_BOX_HEAD.NUM_FC": 2}
 
 
 class BackgroundRow(nn.Module):
@@ -171,8 +174,7 @@ def build_roi_heads(cfg: CfgNode, num_types: int) -> DistortionROIHeads:
     """
     node, box = cfg.MODEL.ROI_HEADS, cfg.MODEL.ROI_BOX_HEAD
     channels, classes = cfg.MODEL.FPN.OUT_CHANNELS, node.NUM_CLASSES + 1
-    if box.NUM_FC != 2:
-        raise MrsslError(f"MODEL.ROI_BOX_HEAD.NUM_FC {box.NUM_FC}: the torchvision engine has 2")
+    check_fixed(cfg, _FIXED, engine="the torchvision engine")
     _check_pooler_type("ROI_BOX_HEAD", box.POOLER_TYPE, "ROIAlignV2")
     strides = [STRIDES[name] for name in node.IN_FEATURES]
     box_pooler = PyramidPooler(

@@ -11,8 +11,12 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 
+from mrssl.config import check_fixed
 from mrssl.engines.distributed import mean_count
 from mrssl.engines.torchvision.backbone import STRIDES
+
+#: Keys that could be otherwise in Detectron2.
+_FIXED = {"MODEL.PROPOSAL_GENERATOR.NAME": "RPN", "MODEL.RPN.IN_FEATURES": list(STRIDES)}
 
 
 class ExactAnchorGenerator(AnchorGenerator):
@@ -104,12 +108,13 @@ class SeededRPN(RegionProposalNetwork):
 
 
 def build_rpn(cfg: CfgNode) -> SeededRPN:
-    """Build what Detectron2 builds from ``MODEL.RPN`` and ``MODEL.ANCHOR_GENERATOR``."""
-    node, anchors, levels = (
-        cfg.MODEL.RPN,
-        cfg.MODEL.ANCHOR_GENERATOR,
-        len(cfg.MODEL.RPN.IN_FEATURES),
-    )
+    """Build what Detectron2 builds from ``MODEL.RPN`` and ``MODEL.ANCHOR_GENERATOR``.
+
+    Raises:
+        MrsslError: a key has a value that this engine does not offer.
+    """
+    check_fixed(cfg, _FIXED, engine="the torchvision engine")
+    node, anchors, levels = cfg.MODEL.RPN, cfg.MODEL.ANCHOR_GENERATOR, len(STRIDES)
     generator = ExactAnchorGenerator(
         tuple(map(tuple, _broadcast(anchors.SIZES, levels))),
         tuple(map(tuple, _broadcast(anchors.ASPECT_RATIOS, levels))),

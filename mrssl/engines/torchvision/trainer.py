@@ -117,6 +117,7 @@ class Trainer:
             reinit=cfg.MRSSL.TRANSFER.REINIT,
             names="torchvision",
             type_names=self.data.type_names or None,
+            where=cfg.MODEL.WEIGHTS,
         )
         self.notes.append(f"{cfg.MODEL.WEIGHTS}, scope {cfg.MRSSL.TRANSFER.SCOPE}:\n{report}")
         provenance = Provenance.from_dict(content.get("mrssl", {}))
@@ -194,8 +195,10 @@ class Trainer:
             # was killed in that evaluation has it already.
             if self.final_iteration != self.iteration:
                 self.save(final=True)
-            if self.data.test and not stopped_early:
-                self._evaluate(log)
+            if not stopped_early:
+                self._picture(log)
+                if self.data.test:
+                    self._evaluate(log)
         write_summary(
             self.cfg,
             self.results,
@@ -234,7 +237,7 @@ class Trainer:
         log.step(losses)
         if done % cfg.MRSSL.LOG_PERIOD == 0 or done == last:
             log.write(done, log.means() | self._figures())
-        if _due(cfg.MRSSL.PICTURE_PERIOD, done, last):
+        if _due(cfg.MRSSL.PICTURE_PERIOD or cfg.TEST.EVAL_PERIOD, done, last):
             self._picture(log)
         due = bool(self.data.test) and _due(cfg.TEST.EVAL_PERIOD, done, last)
         stop = due and self._evaluate(log)
@@ -300,8 +303,7 @@ class Trainer:
         return results
 
     def _evaluate(self, log: RunLog) -> bool:
-        """Score, draw, keep the best; whether to stop early."""
-        self._picture(log)
+        """Score, keep the best; whether to stop early."""
         self.results = self.evaluate()
         log.write(
             self.iteration,

@@ -93,3 +93,14 @@ def test_the_schedule_is_that_of_detectron2(
             optimizer.step()
             scheduler.step()
     assert rates[0] == pytest.approx(rates[1], abs=1e-9)
+
+
+def test_what_detectron2_writes_of_a_configuration_is_read_again(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
+    from mrssl.config import load_cfg
+    from mrssl.engines.detectron2 import get_cfg
+
+    cfg = make_config("pretrain", tmp_path, "MRSSL.DISTORTION_HEAD.MARGIN", 4)
+    (tmp_path / "again.yaml").write_text(cfg.dump())
+    assert load_cfg(tmp_path / "again.yaml", cfg=get_cfg()).dump() == cfg.dump()

@@ -1,7 +1,8 @@
-"""What ``MODEL.BACKBONE.FREEZE_AT`` freezes: weights and statistics, under unchanged names."""
+"""What ``MODEL.BACKBONE.FREEZE_AT`` freezes, under unchanged names; keys that are refused."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +12,9 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from mrssl.checkpoint import load_for_transfer, load_strict, to_detectron2
 from mrssl.config import load_cfg
+from mrssl.engines.torchvision import build_model
 from mrssl.engines.torchvision.backbone import build_backbone
+from mrssl.errors import MrsslError
 
 STEM_AND_RES2 = ("backbone.body.conv1.", "backbone.body.bn1.", "backbone.body.layer1.")
 COUNTER = "num_batches_tracked"
@@ -135,3 +138,23 @@ def test_a_pass_in_training_is_that_of_detectron2(freeze_at: int, depth: int) ->
     assert set(to_detectron2(dict.fromkeys(trainable[0], x))) == trainable[1]
     eps = [sorted(m.eps for m in net.modules() if hasattr(m, "eps")) for net in (ours, theirs)]
     assert eps[0] == eps[1]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("MODEL.RESNETS.STEM_OUT_CHANNELS", "32"),
+        ("MODEL.RESNETS.RES2_OUT_CHANNELS", "128"),
+        ("MODEL.RESNETS.OUT_FEATURES", "('res3', 'res4', 'res5')"),
+        ("MODEL.FPN.IN_FEATURES", "('res3', 'res4', 'res5')"),
+        ("MODEL.RPN.IN_FEATURES", "('p3', 'p4', 'p5', 'p6')"),
+        ("MODEL.PROPOSAL_GENERATOR.NAME", "PrecomputedProposals"),
+        ("MODEL.ROI_BOX_HEAD.NAME", "Nonsense"),
+    ],
+)
+def test_a_key_that_this_engine_cannot_heed_is_told(
+    repository_root: Path, key: str, value: str
+) -> None:
+    file = repository_root / "configs/finetune/mask_R_18_FPN_small.yaml"
+    with pytest.raises(MrsslError, match=f"^{key} "):
+        build_model(load_cfg(file, [key, value]))
