@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -35,6 +35,32 @@ from mrssl.structures import ClassLayout
 _LOG = logging.getLogger(__name__)
 #: Detectron2's default of ``MODEL.ROI_HEADS.NUM_CLASSES``: nobody chose it for MRI.
 _UNSET_CLASSES = 80
+
+
+def check_same_classes(
+    where: str, dataset: Dataset, names: Sequence[str], values: Sequence[ClassValues]
+) -> None:
+    """See that a data set names and numbers its classes as the one before it in a run.
+
+    Args:
+        where: what messages call it.
+        dataset: of which the classes alone count.
+        names: of the one before, in the order of the category ids; none if it is the first.
+        values: likewise, label value, or values, of each class.
+
+    Raises:
+        ConfigError: it does not: the same number would mean two classes.
+    """
+    if names and list(names) != dataset.class_names:
+        raise ConfigError(
+            f"{where}: its classes {dataset.class_names} are not those of the data set before, "
+            f"{names}"
+        )
+    if values and list(values) != dataset.class_values:
+        raise ConfigError(
+            f"{where}: its labels {dataset.class_values} are not those of the data set before, "
+            f"{values}, for {', '.join(names)}"
+        )
 
 
 class RunData:
@@ -150,19 +176,9 @@ class RunData:
         return records
 
     def _check_classes(self, where: str, dataset: Dataset) -> None:
-        if not self._labeled:
-            return
-        if self.class_names and self.class_names != dataset.class_names:
-            raise ConfigError(
-                f"{where}: its classes {dataset.class_names} are not those of the data set before, "
-                f"{self.class_names}"
-            )
-        if self.class_values and self.class_values != dataset.class_values:
-            raise ConfigError(
-                f"{where}: its labels {dataset.class_values} are not those of the data set before, "
-                f"{self.class_values}, for {', '.join(self.class_names)}"
-            )
-        self.class_names, self.class_values = dataset.class_names, dataset.class_values
+        if self._labeled:
+            check_same_classes(where, dataset, self.class_names, self.class_values)
+            self.class_names, self.class_values = dataset.class_names, dataset.class_values
 
     def _mapper(self, *, training: bool, seed: int) -> SliceMapper:
         return SliceMapper.from_config(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,28 @@ def load_registered(name_or_path: str, *, labeled: bool | None = None, **options
     return Dataset(list(dicts), names, name_or_path, list(values) if labeled else [])
 
 
+def load_classes(name_or_path: str, **options: Any) -> Dataset:
+    """As :func:`load_registered`, of names and values of the classes alone: it has no slices.
+
+    Both are empty where no slice has a label.
+
+    Raises:
+        MrsslError: neither a name nor a path, or labels without values.
+    """
+    if name_or_path not in DatasetCatalog.list():
+        options |= {"min_foreground": 0.0, "keep_empty": True}  # of which voxels would be read
+        return replace(load_dataset(name_or_path, **options), dicts=[])
+    metadata = MetadataCatalog.get(name_or_path)
+    values: Sequence[Any] = metadata.get("class_values", [])
+    if values:
+        return Dataset([], list(metadata.get("thing_classes", [])), name_or_path, list(values))
+    if not metadata.get("mri_path") and any(
+        record.get("label_file") for record in DatasetCatalog.get(name_or_path)
+    ):
+        raise MrsslError(f"data set {name_or_path!r}: its metadata hold no class_values")
+    return Dataset([], [], name_or_path)
+
+
 _NEEDED = ("file_name", "slice_index", "slice_axis", "height", "width", "subject_id")
 
-__all__ = ["class_colors", "load_registered", "register_mri"]
+__all__ = ["class_colors", "load_classes", "load_registered", "register_mri"]

@@ -5,22 +5,24 @@ Shape letters: N instances, H, W the slice as the network sees it, K distortion 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
 import numpy as np
 import torch
 from detectron2.config import CfgNode, configurable
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import DatasetCatalog
 from detectron2.structures import BitMasks, Boxes, BoxMode, Instances
 
 from mrssl.config import ConfigError, is_pretraining
 from mrssl.data import dataset_options, load_dataset
-from mrssl.data.labels import annotations_of_slice
+from mrssl.data.labels import ClassValues, annotations_of_slice
 from mrssl.data.loader import STREAM_KEYS
 from mrssl.data.mapper import METADATA, SliceMapper
 from mrssl.data.records import PackedRecords
+from mrssl.engines.datasets import check_same_classes
+from mrssl.engines.detectron2.catalog import load_classes
 from mrssl.engines.samples import ground_truth, restoration_targets, slice_position
 
 
@@ -46,20 +48,23 @@ class MRIDatasetMapper:
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
         """For ``MRIDatasetMapper(cfg, is_train)``, as with Detectron2's own mapper.
 
-        Labelled data sets must be registered by
-        :func:`~mrssl.engines.detectron2.catalog.register_mri`, which knows their label values.
-        While pretraining, foreign tissue comes from their slices (``MRSSL.PRETEXT.OTHER_SUBJECT``).
+        What ``DATASETS.TRAIN`` names is served, or ``DATASETS.TEST`` without ``is_train``: sets
+        registered by :func:`~mrssl.engines.detectron2.catalog.register_mri`, and paths. The values
+        of their labels are read there. While pretraining, foreign tissue comes from their slices
+        (``MRSSL.PRETEXT.OTHER_SUBJECT``).
 
         Raises:
-            MrsslError: while pretraining, a data set that cannot be used.
+            MrsslError: a data set that cannot be used, or two that name or number different
+                classes.
         """
-        values: list[Any] = []
+        values: list[ClassValues] = []
         records: Iterable[dict[str, Any]] = ()
-        names = cfg.DATASETS.TRAIN if is_train else cfg.DATASETS.TEST
+        key = "TRAIN" if is_train else "TEST"
+        names = cfg.DATASETS[key]
         if is_pretraining(cfg):
             records = chain.from_iterable(_records(name, cfg) for name in names)
-        elif names:
-            values = MetadataCatalog.get(names[0]).get("class_values", [])
+        else:
+            values = _class_values(f"DATASETS.{key}", names, cfg)
         mapper = SliceMapper.from_config(
             cfg,
             training=is_train,
@@ -88,7 +93,8 @@ class MRIDatasetMapper:
             :class:`~mrssl.engines.detectron2.evaluation.SliceDatasetEvaluator` reads.
 
         Raises:
-            ConfigError: there are curricula, and no iteration is told.
+            ConfigError: there are curricula, and no iteration is told; or the slice has labels, and
+                no data set that the configuration names tells their values.
         """
         distorter = self.mapper.distorter
         if iteration is None and self.is_train and distorter is not None and distorter.curricula:
@@ -96,10 +102,28 @@ class MRIDatasetMapper:
                 f"{distorter.curricula[0]}: this data loader does not tell the iteration, which a "
                 "curriculum needs: leave it empty, or train with MRITrainer"
             )
+        if distorter is None and dataset_dict.get("label_file") and not self.mapper.class_values:
+            raise ConfigError(
+                f"DATASETS.{'TRAIN' if self.is_train else 'TEST'} does not name the data set of "
+                f"{dataset_dict['label_file']}, which tells the classes of its labels"
+            )
         if epoch is None:
             epoch = int(np.random.randint(2**31 - 1)) if self.is_train else 0
         sample = self.mapper(dict(dataset_dict), epoch=epoch, iteration=iteration or 0)
         return to_input(sample, is_train=self.is_train)
+
+
+def _class_values(key: str, names: Sequence[str], cfg: CfgNode) -> list[ClassValues]:
+    """Of all sets that have labels; one mapper serves them all, and reads all labels alike."""
+    options = dataset_options(cfg)
+    classes: list[str] = []
+    values: list[ClassValues] = []
+    for name in names:
+        dataset = load_classes(name, **options)
+        if dataset.class_values:
+            check_same_classes(f"{key} {name}", dataset, classes, values)
+            classes, values = dataset.class_names, dataset.class_values
+    return values
 
 
 def _records(name_or_path: str, cfg: CfgNode) -> list[dict[str, Any]]:

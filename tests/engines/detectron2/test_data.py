@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -129,6 +130,89 @@ def test_the_mapper_borrows_tissue_as_the_projects_own_loader_does(
     data = RunData(cfg, seed=max(cfg.SEED, 0), load=load_registered)
     assert list(data.train) == records
     np.testing.assert_array_equal(data.train_mapper(record)["image"], sample["image"])
+
+
+@pytest.fixture
+def renumbered(phantom: Path) -> Any:
+    """The labelled phantom with other values of its classes, by name and by path."""
+    from detectron2.data import DatasetCatalog, MetadataCatalog
+
+    from mrssl.engines.detectron2 import register_mri
+
+    description = json.loads(phantom.read_text()) | {
+        "labels": {"background": 0, "small": 2, "large": 3}
+    }
+    other = phantom.with_name("renumbered_d2.json")
+    other.write_text(json.dumps(description))
+    register_mri("phantom_renumbered", f"{other}:train")
+    yield "phantom_renumbered", f"{other}:train"
+    DatasetCatalog.remove("phantom_renumbered")
+    MetadataCatalog.remove("phantom_renumbered")
+
+
+@pytest.mark.parametrize("is_train", [True, False])
+def test_one_mapper_serves_sets_that_number_their_classes_alike(
+    make_config: MakeConfig, names: tuple[str, str], renumbered: tuple[str, str], tmp_path: Path,
+    is_train: bool,
+) -> None:  # fmt: skip
+    from mrssl.engines.detectron2 import MRIDatasetMapper
+
+    key = "DATASETS.TRAIN" if is_train else "DATASETS.TEST"
+    for other in renumbered:
+        for pair in ((names[0], other), (other, names[0])):
+            cfg = make_config("finetune", tmp_path, key, repr(pair))
+            with pytest.raises(MrsslError, match=f"{key} .*its labels .* are not those of"):
+                MRIDatasetMapper(cfg, is_train)
+    with pytest.raises(MrsslError, match="phantom_typo"):
+        MRIDatasetMapper(make_config("finetune", tmp_path, key, "('phantom_typo',)"), is_train)
+
+
+@pytest.mark.parametrize("is_train", [True, False])
+def test_the_mapper_reads_labels_by_the_classes_of_a_path(
+    make_config: MakeConfig, names: tuple[str, str], phantom: Path, tmp_path: Path, is_train: bool
+) -> None:
+    from detectron2.data import DatasetCatalog
+
+    from mrssl.engines.detectron2 import MRIDatasetMapper
+
+    key = "DATASETS.TRAIN" if is_train else "DATASETS.TEST"
+    record = next(d for d in DatasetCatalog.get(names[0]) if len(d["annotations"]) == 2)
+    # A set without labels besides has no say.
+    chosen = repr((names[1], f"{phantom}:train"))
+    found = MRIDatasetMapper(make_config("finetune", tmp_path, key, chosen), is_train)(record)
+    classes = found["instances"].gt_classes if is_train else found["ground_truth"]["classes"]
+    assert sorted(classes.tolist()) == [0, 1]
+
+
+def test_labels_of_a_set_that_the_configuration_does_not_name_are_refused(
+    make_config: MakeConfig, names: tuple[str, str], tmp_path: Path
+) -> None:
+    from detectron2.data import DatasetCatalog, build_detection_test_loader
+
+    from mrssl.engines.detectron2 import MRIDatasetMapper
+
+    cfg = make_config("finetune", tmp_path, "DATASETS.TEST", "()")
+    mapper = MRIDatasetMapper(cfg, False)
+    with pytest.raises(MrsslError, match=r"DATASETS.TEST does not name the data set of .*subject0"):
+        next(iter(build_detection_test_loader(cfg, names[0], mapper=mapper)))
+    record = DatasetCatalog.get(names[1])[0]
+    assert "boxes" not in mapper(record)["ground_truth"]  # without labels there is nothing to read
+
+
+def test_labels_of_other_code_need_their_values(
+    make_config: MakeConfig, names: tuple[str, str], tmp_path: Path
+) -> None:
+    from detectron2.data import DatasetCatalog
+
+    from mrssl.engines.detectron2 import MRIDatasetMapper
+
+    DatasetCatalog.register("by_hand", lambda: DatasetCatalog.get(names[0]))
+    try:
+        cfg = make_config("finetune", tmp_path, "DATASETS.TRAIN", repr((names[0], "by_hand")))
+        with pytest.raises(MrsslError, match=r"by_hand.*class_values"):
+            MRIDatasetMapper(cfg, True)
+    finally:
+        DatasetCatalog.remove("by_hand")
 
 
 @pytest.mark.parametrize("key", ["SEVERITY_CURRICULUM", "REGIONS_CURRICULUM"])
