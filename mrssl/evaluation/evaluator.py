@@ -2,7 +2,8 @@
 
 An evaluator reduces each slice to a small record at once and keeps no image. Records are filed by
 ``image_id``, so a slice that a distributed sampler hands out twice counts once, and the result does
-not depend on the order of the slices or on how many processes shared them.
+not depend on the order of the slices or on how many processes shared them. Two slices of one
+``image_id``, as of two data sets that each count from 0, are an error: one would hide the other.
 
 In a distributed run every process calls :meth:`Evaluator.process` on its share, the states are
 gathered, and one process merges them::
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -25,6 +27,8 @@ from mrssl.errors import MrsslError
 
 #: ``{task: {metric: value}}``.
 Results = dict[str, dict[str, float]]
+#: By image id, a slice (file name, series, index) and its record.
+_Filed = dict[int, tuple[tuple[str, str, int], Any]]
 
 
 class EvaluationError(MrsslError):
@@ -59,7 +63,7 @@ class Evaluator(ABC):
         """Take in a batch of slices: the ground truth, and the predictions in the same order.
 
         Raises:
-            EvaluationError: a prediction is not finite.
+            EvaluationError: a prediction is not finite, or two slices have the same ``image_id``.
         """
 
     @abstractmethod
@@ -79,14 +83,18 @@ class Evaluator(ABC):
 
     @abstractmethod
     def merge(self, states: Iterable[Any]) -> None:
-        """Replace what is held by the union of ``states``, this evaluator's own among them."""
+        """Replace what is held by the union of ``states``, this evaluator's own among them.
+
+        Raises:
+            EvaluationError: two slices have the same ``image_id``.
+        """
 
 
 class SliceEvaluator(Evaluator):
     """An evaluator that reduces each slice to a record of its own; the base of all of ours."""
 
     def __init__(self) -> None:
-        self._records: dict[int, Any] = {}
+        self._records: _Filed = {}
 
     def reset(self) -> None:
         """See :meth:`Evaluator.reset`."""
@@ -99,7 +107,8 @@ class SliceEvaluator(Evaluator):
         for truth, prediction in zip(inputs, outputs, strict=True):
             for field in ("boxes", "scores", "type_scores", "restored"):
                 _check_finite(truth, prediction, field)
-            self._records[int(truth["image_id"])] = self._record(truth, prediction)
+            record = self._record(truth, prediction)
+            _file(self._records, int(truth["image_id"]), (_slice_of(truth), record))
 
     def evaluate(self) -> Results:
         """See :meth:`Evaluator.evaluate`."""
@@ -107,7 +116,7 @@ class SliceEvaluator(Evaluator):
             raise EvaluationError(
                 f"{type(self).__name__}: no slice to evaluate (is DATASETS.TEST empty?)"
             )
-        return self._score([record for _, record in sorted(self._records.items())])
+        return self._score([self._records[key][1] for key in sorted(self._records)])
 
     def state(self) -> Any:
         """See :meth:`Evaluator.state`."""
@@ -115,9 +124,9 @@ class SliceEvaluator(Evaluator):
 
     def merge(self, states: Iterable[Any]) -> None:
         """See :meth:`Evaluator.merge`."""
-        merged: dict[int, Any] = {}
-        for state in states:
-            merged.update(state)
+        merged: _Filed = {}
+        for key, filed in chain.from_iterable(state.items() for state in states):
+            _file(merged, key, filed)
         self._records = merged
 
     @abstractmethod
@@ -166,6 +175,27 @@ class Evaluators(Evaluator):
         """See :meth:`Evaluator.merge`."""
         for evaluator, own in zip(self.evaluators, zip(*states, strict=True), strict=True):
             evaluator.merge(own)
+
+
+def _slice_of(truth: Mapping[str, Any]) -> tuple[str, str, int]:
+    return (
+        str(truth.get("file_name", "")),
+        str(truth.get("series", "")),
+        int(truth.get("slice_index", 0)),
+    )
+
+
+def _file(records: _Filed, image_id: int, filed: tuple[tuple[str, str, int], Any]) -> None:
+    before = records.setdefault(image_id, filed)[0]
+    if before != filed[0]:
+        one, other = (
+            f"slice {s[2]} of {s[0]}{s[1] and ' series ' + s[1]}" for s in (before, filed[0])
+        )
+        raise EvaluationError(
+            f"image_id {image_id} is both {one} and {other}: evaluate one data set at a time, or "
+            "number the slices anew"
+        )
+    records[image_id] = filed
 
 
 def _check_finite(truth: Mapping[str, Any], prediction: Mapping[str, Any], field: str) -> None:

@@ -93,6 +93,21 @@ def test_merging_replaces_what_was_held(
     np.testing.assert_equal(evaluator.evaluate(), other.evaluate())
 
 
+def test_two_slices_of_one_image_id_are_refused(
+    factory: Callable[..., Evaluator], random_slices: Callable
+) -> None:
+    truths, predictions = random_slices()
+    others = [{**truth, "file_name": "other.nii.gz"} for truth in truths]
+    message = r"image_id 0 is both slice 0 of (0|other).nii.gz and slice 0 of (0|other).nii.gz"
+    evaluator, elsewhere = factory(NAMES), factory(NAMES)
+    evaluator.process(truths, predictions)
+    elsewhere.process(others, predictions)
+    with pytest.raises(EvaluationError, match=message):
+        evaluator.merge([evaluator.state(), elsewhere.state()])
+    with pytest.raises(EvaluationError, match=message):
+        evaluator.process(others, predictions)
+
+
 def test_an_empty_data_set_is_one_clear_error(factory: Callable[..., Evaluator]) -> None:
     evaluator = factory(NAMES)
     evaluator.process([], [])
