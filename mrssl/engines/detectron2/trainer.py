@@ -19,7 +19,7 @@ from detectron2.utils.events import EventWriter, TensorboardXWriter
 from fvcore.common.config import CfgNode
 from torch import nn
 
-from mrssl.checkpoint import Provenance, input_differences
+from mrssl.checkpoint import Provenance, input_differences, load_checkpoint
 from mrssl.config import is_pretraining
 from mrssl.data.loader import Batches, worker_fault
 from mrssl.engines.averaging import build_average
@@ -326,12 +326,30 @@ class MRITrainer(DefaultTrainer):
     def test(cls, cfg: CfgNode, model: nn.Module, evaluators: Any = None) -> Results:
         """Score ``model`` on all of ``DATASETS.TEST`` as one.
 
+        Where structures are to be named together, ``MODEL.WEIGHTS`` says where the classes lie to
+        each other; if it does not, each slice is named by itself, with a warning.
+
         Args:
             cfg: the configuration.
             model: built from it, with its weights.
-            evaluators: a ``DatasetEvaluator``; None takes what the task is scored with.
+            evaluators: a ``DatasetEvaluator``, or several; None takes what the task is scored with.
+
+        Raises:
+            MrsslError: data or weights that cannot be used.
         """
-        data = RunData(cfg, seed=max(cfg.SEED, 0), training=False, load=load_registered)
+        seed, trained = max(cfg.SEED, 0), None
+        if evaluators is None and cfg.MRSSL.EVALUATION.JOINT_NAMES and not is_pretraining(cfg):
+            content = load_checkpoint(cfg.MODEL.WEIGHTS) if cfg.MODEL.WEIGHTS else {}
+            trained = Provenance.from_dict(content.get("mrssl", {}))
+        data = RunData(cfg, seed=seed, training=False, trained=trained, load=load_registered)
+        told = trained and trained.class_layout and [*trained.class_names] == data.class_names
+        if trained and not told and len(data.class_names) > 1:
+            _LOG.warning(
+                "MRSSL.EVALUATION.JOINT_NAMES is left aside: MODEL.WEIGHTS %r does not say where "
+                "the classes of the data lie to each other",
+                cfg.MODEL.WEIGHTS,
+            )
+            data.class_layout = None
         return score(model, data, evaluators)
 
     def _draw(self, model: nn.Module) -> np.ndarray:
@@ -363,10 +381,13 @@ def score(model: nn.Module, data: RunData, evaluator: Any = None) -> Results:
         sampler=data.test_share(get_rank(), get_world_size(), _TEST_BATCH),
         batch_size=_TEST_BATCH,
     )
-    scoring = data.evaluator()
+    scoring = data.evaluator() if evaluator is None else None
     with torch.no_grad():
-        results = inference_on_dataset(model, loader, evaluator or SliceDatasetEvaluator(scoring))
-    write_subjects(data.cfg, scoring)
+        results = inference_on_dataset(
+            model, loader, evaluator if scoring is None else SliceDatasetEvaluator(scoring)
+        )
+    if scoring is not None:
+        write_subjects(data.cfg, scoring)
     return results
 
 

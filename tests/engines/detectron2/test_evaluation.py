@@ -10,7 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from .conftest import MakeConfig
+from mrssl.checkpoint import load_checkpoint, save_checkpoint
+
+from .conftest import MakeConfig, run
 
 pytestmark = pytest.mark.detectron2
 
@@ -103,3 +105,35 @@ def test_true_residuals_restore_what_was_lost(make_config: MakeConfig, tmp_path:
         gains.append(1 - np.abs(restored - truth["clean"]).mean() / before)
     assert len(gains) >= 4
     assert np.median(gains) > 0.8
+
+
+def test_the_trainer_tests_a_model_without_training_data(
+    make_config: MakeConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    from mrssl.engines.detectron2 import MRITrainer, VolumeEvaluator
+
+    cfg = make_config("finetune", tmp_path, "SOLVER.MAX_ITER", 1)
+    trained = run(cfg)
+    caplog.clear()
+    results = MRITrainer.test(cfg, Oracle())  # no weights, so nothing tells the layout
+    assert results["dice"]["dice"] == pytest.approx(1.0)
+    assert "slicewise" not in results["dice"]
+    assert caplog.text.count("JOINT_NAMES is left aside: MODEL.WEIGHTS '' does not say") == 1
+
+    caplog.clear()
+    weights = tmp_path / "model_final.pth"
+    own = make_config("finetune", tmp_path, "MODEL.WEIGHTS", weights)
+    assert "slicewise" in trained["dice"]
+    assert MRITrainer.test(own, Oracle())["dice"]["slicewise"] == pytest.approx(1.0)
+    content = load_checkpoint(weights)
+    content["mrssl"]["class_names"] = ["large", "small"]
+    save_checkpoint(weights, content)
+    assert "slicewise" not in MRITrainer.test(own, Oracle())["dice"]
+    assert caplog.text.count("JOINT_NAMES is left aside") == 1
+
+    caplog.clear()
+    (tmp_path / "inference" / "per_subject.json").unlink()
+    for evaluators in (VolumeEvaluator(["small", "large"]), [VolumeEvaluator(["small", "large"])]):
+        assert MRITrainer.test(cfg, Oracle(), evaluators)["dice"]["dice"] == pytest.approx(1.0)
+    assert "JOINT_NAMES" not in caplog.text  # of no concern to evaluators of one's own
+    assert not (tmp_path / "inference" / "per_subject.json").exists()
