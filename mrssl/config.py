@@ -37,6 +37,21 @@ def restores_whole_slices(cfg: CN) -> bool:
     return cfg.MODEL.META_ARCHITECTURE == WHOLE_SLICE_RESTORATION
 
 
+def check_masks(cfg: CN) -> None:
+    """See that a model that learns from labels has a mask head: volumes are scored by masks.
+
+    Args:
+        cfg: the configuration.
+
+    Raises:
+        ConfigError: ``MODEL.MASK_ON`` is False, Detectron2's default; a pretext does without masks.
+    """
+    if not (cfg.MODEL.MASK_ON or is_pretraining(cfg)):
+        raise ConfigError(
+            "MODEL.MASK_ON False: only pretraining does without masks; set it to True"
+        )
+
+
 def check_norms(cfg: CN, known: Sequence[str], *, engine: str) -> None:
     """See that the norms of the model's parts are among those that an engine has.
 

@@ -11,7 +11,7 @@ from fvcore.common.config import CfgNode
 from torch.utils.data import DataLoader
 
 from mrssl.checkpoint import Provenance, input_differences, load_checkpoint
-from mrssl.config import ConfigError, is_pretraining, restores_whole_slices
+from mrssl.config import ConfigError, check_masks, is_pretraining, restores_whole_slices
 from mrssl.data import Dataset, dataset_options, load_dataset
 from mrssl.data.labels import ClassValues, overlapping_classes
 from mrssl.data.loader import Batches, EvaluationSet, PositionSampler, SampleStream, build_loader
@@ -85,7 +85,8 @@ class RunData:
         marks: by which patients' names are recognised (:mod:`mrssl.privacy`).
 
     Raises:
-        MrsslError: a data set that cannot be used, or two that name or number different classes.
+        MrsslError: a data set that cannot be used, two that name or number different classes, or
+            a model without masks for labels.
     """
 
     def __init__(
@@ -98,6 +99,7 @@ class RunData:
         labeled: bool = True,
         load: Callable[..., Dataset] = load_dataset,
     ) -> None:
+        check_masks(cfg)
         self.cfg, self.pretraining, self._trained = cfg, is_pretraining(cfg), trained
         self._load, self._labeled = load, labeled and not self.pretraining
         self.class_values: list[ClassValues] = []

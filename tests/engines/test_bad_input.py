@@ -17,8 +17,10 @@ import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
+import torch
 
 import train_net
+from mrssl.checkpoint import save_checkpoint
 from mrssl.errors import MissingDependencyError, MrsslError
 
 PRETRAIN = "configs/quick_schedules/pretrain_R_18_FPN.yaml"
@@ -129,6 +131,17 @@ def test_a_value_that_names_nothing(attempt, phantom: Path, key: str, value: obj
     text = attempt(*train_on(phantom), key, value)
     assert key in text
     assert str(value) in text
+
+
+@pytest.mark.parametrize("flags", [(), ("--eval-only",)], ids=["training", "evaluation"])
+def test_labels_without_masks(attempt, tmp_path: Path, flags: tuple[str, ...]) -> None:
+    weights = tmp_path / "model_final.pth"
+    save_checkpoint(weights, {"model": {"backbone.fpn_lateral2.bias": torch.ones(1)}})
+    data = ("DATASETS.TEST", f"('{tmp_path / 'nowhere'}',)", *train_on(tmp_path / "nowhere"))
+    text = attempt(
+        *data, "MODEL.WEIGHTS", weights, "MODEL.MASK_ON", False, config=FINETUNE, flags=flags
+    )
+    assert text.startswith("MODEL.MASK_ON False: ")
 
 
 def test_a_window_of_no_type(attempt, phantom: Path) -> None:
