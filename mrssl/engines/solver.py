@@ -141,10 +141,10 @@ class IterationLR(torch.optim.lr_scheduler.LambdaLR):
 
 
 def clip_gradients(cfg: CfgNode, parameters: Sequence[nn.Parameter]) -> float:
-    """Clip in place by ``SOLVER.CLIP_GRADIENTS``: every value, or the norm over all parameters.
+    """Clip in place by ``SOLVER.CLIP_GRADIENTS``, whose types mean what they mean in Detectron2.
 
-    Detectron2's "norm" clips each parameter by itself and "full_model" the whole; here both words
-    mean the whole model.
+    "value" clips every number, "norm" each parameter by its own norm and "full_model", a word of
+    Detectron2's projects, all by the norm over them.
 
     Args:
         cfg: the configuration.
@@ -157,13 +157,16 @@ def clip_gradients(cfg: CfgNode, parameters: Sequence[nn.Parameter]) -> float:
         MrsslError: a clip type of another name.
     """
     node = cfg.SOLVER.CLIP_GRADIENTS
-    of_model = node.CLIP_TYPE in ("norm", "full_model")
+    of_model = node.CLIP_TYPE == "full_model"
     if node.ENABLED and of_model and node.NORM_TYPE == 2:  # every gradient is read but once
         return float(nn.utils.clip_grad_norm_(parameters, node.CLIP_VALUE))
     norms = [p.grad.norm() for p in parameters if p.grad is not None]
     norm = float(torch.stack(norms).norm())
     if node.ENABLED and of_model:
         nn.utils.clip_grad_norm_(parameters, node.CLIP_VALUE, node.NORM_TYPE)
+    elif node.ENABLED and node.CLIP_TYPE == "norm":
+        for parameter in parameters:
+            nn.utils.clip_grad_norm_(parameter, node.CLIP_VALUE, node.NORM_TYPE)
     elif node.ENABLED and node.CLIP_TYPE == "value":
         nn.utils.clip_grad_value_(parameters, node.CLIP_VALUE)
     elif node.ENABLED:

@@ -54,7 +54,7 @@ def test_lower_stages_learn_more_slowly_if_they_were_loaded(names: tuple[str, ..
 @pytest.mark.parametrize(
     ("kind", "order", "clipped"),
     [
-        ("norm", 2.0, [0.6, -0.8]),
+        ("norm", 2.0, [1.0, -1.0]),
         ("full_model", 2.0, [0.6, -0.8]),
         ("full_model", float("inf"), [0.75, -1.0]),
         ("value", 2.0, [1.0, -1.0]),
@@ -77,6 +77,25 @@ def test_gradients_are_clipped_and_their_norm_before_is_told(
     node.ENABLED, node.CLIP_TYPE = True, "nobody"
     with pytest.raises(MrsslError, match="CLIP_TYPE 'nobody'"):
         clip_gradients(cfg, parameters)
+
+
+@pytest.mark.detectron2
+@pytest.mark.parametrize("kind", ["norm", "value"])
+@pytest.mark.parametrize("order", [2.0, float("inf")])
+def test_gradients_are_clipped_as_detectron2_clips_them(kind: str, order: float) -> None:
+    from detectron2.solver.build import maybe_add_gradient_clipping
+
+    cfg = get_cfg()
+    node = cfg.SOLVER.CLIP_GRADIENTS
+    node.ENABLED, node.CLIP_TYPE, node.CLIP_VALUE, node.NORM_TYPE = True, kind, 1.0, order
+    gradients = [torch.tensor([3.0, -4.0]), torch.tensor([0.3, 0.4]), torch.tensor([-0.5, 2.0])]
+    ours, theirs = ([nn.Parameter(torch.zeros(2)) for _ in gradients] for _ in range(2))
+    for parameter, gradient in zip(ours + theirs, gradients * 2, strict=True):
+        parameter.grad = gradient.clone()
+    clip_gradients(cfg, ours)
+    maybe_add_gradient_clipping(cfg, torch.optim.SGD(theirs, lr=1.0)).step()
+    for mine, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine.grad, other.grad)
 
 
 @pytest.mark.parametrize(
