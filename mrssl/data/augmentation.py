@@ -8,6 +8,10 @@ import cv2
 import numpy as np
 from fvcore.common.config import CfgNode
 
+from mrssl.config import ConfigError
+
+FLIPS = ("none", "horizontal", "vertical")
+
 
 @dataclass(frozen=True)
 class SliceAugmentation:
@@ -23,6 +27,9 @@ class SliceAugmentation:
         contrast: factors about mid-grey, log-uniform.
         flip: "none", "horizontal" or "vertical", each with probability 1/2 (Detectron2's
             ``INPUT.RANDOM_FLIP``).
+
+    Raises:
+        ConfigError: a flip of another name.
     """
 
     scale: tuple[float, float] = (1.0, 1.0)
@@ -31,6 +38,10 @@ class SliceAugmentation:
     gamma: tuple[float, float] = (1.0, 1.0)
     contrast: tuple[float, float] = (1.0, 1.0)
     flip: str = "none"
+
+    def __post_init__(self) -> None:
+        if self.flip not in FLIPS:
+            raise ConfigError(f"INPUT.RANDOM_FLIP {self.flip!r}: one of {', '.join(FLIPS)}")
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> SliceAugmentation:

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from mrssl.config import load_cfg
+from mrssl.config import ConfigError, load_cfg
 from mrssl.data.augmentation import SliceAugmentation
 from mrssl.data.mapper import INTENSITY_SCALE, SliceMapper, resized_shape
 from mrssl.distortions import replay
@@ -197,6 +197,12 @@ def test_labels_move_with_the_pixels(flip: str) -> None:
         assert overlap > 0.93
         moved.add(tuple(np.argwhere(there == 4).mean(0).round(1)))
     assert len(moved) > 15
+
+
+def test_a_flip_of_another_name_is_refused() -> None:
+    cfg = load_cfg(None, ["INPUT.RANDOM_FLIP", "Horizontal"])
+    with pytest.raises(ConfigError, match=r"^INPUT\.RANDOM_FLIP 'Horizontal': one of none, "):
+        SliceAugmentation.from_config(cfg)
 
 
 def test_no_change_is_the_identity() -> None:

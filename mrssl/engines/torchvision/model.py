@@ -145,7 +145,8 @@ def build_model(cfg: CfgNode, num_types: int = 0) -> MaskRCNN | WholeSliceRestor
 def check_names(cfg: CfgNode) -> None:
     """See that the keys that choose the model's design name one of this engine's.
 
-    They decide what the data must be, and so come before these.
+    They decide what the data must be, and so come before these; as does the number of IoU
+    thresholds.
 
     Raises:
         ConfigError: they do not.
@@ -164,3 +165,9 @@ def check_names(cfg: CfgNode) -> None:
                 + " and ".join(map(repr, known))
             )
     check_norms(cfg, NORMS, engine="the torchvision engine")
+    for part, number in (("RPN", 2), ("ROI_HEADS", 1)):
+        found = list(cfg.MODEL[part].IOU_THRESHOLDS)
+        if len(found) != number:
+            raise ConfigError(
+                f"MODEL.{part}.IOU_THRESHOLDS {found}: the torchvision engine takes {number}"
+            )

@@ -6,6 +6,7 @@ M the masks' side, S the restored crops' side.
 
 from __future__ import annotations
 
+import sys
 from functools import partial
 
 import torch
@@ -201,7 +202,7 @@ def build_roi_heads(cfg: CfgNode, num_types: int) -> DistortionROIHeads:
         (10.0, 10.0, 5.0, 5.0),
         node.SCORE_THRESH_TEST,
         node.NMS_THRESH_TEST,
-        cfg.TEST.DETECTIONS_PER_IMAGE,
+        cfg.TEST.DETECTIONS_PER_IMAGE if cfg.TEST.DETECTIONS_PER_IMAGE >= 0 else sys.maxsize,
         distortion_branch=branch,
         position_head=position_head,
         position_weight=cfg.MRSSL.POSITION_HEAD.LOSS_WEIGHT,

@@ -150,6 +150,9 @@ def test_a_pass_in_training_is_that_of_detectron2(freeze_at: int, depth: int) ->
         ("MODEL.RPN.IN_FEATURES", "('p3', 'p4', 'p5', 'p6')"),
         ("MODEL.PROPOSAL_GENERATOR.NAME", "PrecomputedProposals"),
         ("MODEL.ROI_BOX_HEAD.NAME", "Nonsense"),
+        ("MODEL.RPN.IOU_THRESHOLDS", "[0.5]"),
+        ("MODEL.ROI_HEADS.IOU_THRESHOLDS", "[0.5, 0.7]"),
+        ("MODEL.ROI_HEADS.IOU_THRESHOLDS", "[]"),
     ],
 )
 def test_a_key_that_this_engine_cannot_heed_is_told(
