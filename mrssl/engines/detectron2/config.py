@@ -35,7 +35,15 @@ _REGISTRIES = {
 _DEPTHS = (18, 34, 50, 101, 152)
 _NORMS = ("", "BN", "SyncBN", "FrozenBN", "GN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N", "LN")
 
-#: What the trainer does in place of what these keys say.
+#: What training and evaluation do in place of what these keys say.
+_FIXED_ALWAYS = {
+    "MODEL.KEYPOINT_ON": False,
+    "MODEL.LOAD_PROPOSALS": False,
+    "TEST.AUG.ENABLED": False,
+    "TEST.EXPECTED_RESULTS": [],
+}
+
+#: And training alone.
 _FIXED = {
     "SOLVER.NESTEROV": False,
     "SOLVER.BIAS_LR_FACTOR": 1.0,
@@ -75,15 +83,22 @@ def check_names(cfg: CfgNode) -> None:
     check_norms(cfg, _NORMS, engine="Detectron2")
 
 
-def check_heeded(cfg: CfgNode) -> None:
+def check_heeded(cfg: CfgNode, *, training: bool = True) -> None:
     """See that no key asks of the trainer what it does not do.
 
     ``DATALOADER.ASPECT_RATIO_GROUPING`` is not heeded either way: it tells no training from another
     but by its batches.
 
+    Args:
+        cfg: the configuration.
+        training: False to look at what evaluation heeds only.
+
     Raises:
         ConfigError: one does; the line names it.
     """
+    check_fixed(cfg, _FIXED_ALWAYS, engine="MRITrainer")
+    if not training:
+        return
     check_fixed(cfg, _FIXED, engine="MRITrainer")
     solver = cfg.SOLVER
     if solver.WEIGHT_DECAY_BIAS not in (None, solver.WEIGHT_DECAY):

@@ -19,7 +19,7 @@ from mrssl.config import (
 )
 from mrssl.engines.datasets import RunData
 from mrssl.engines.detectron2.catalog import load_registered
-from mrssl.engines.detectron2.config import check_names, get_cfg
+from mrssl.engines.detectron2.config import check_heeded, check_names, get_cfg
 from mrssl.engines.detectron2.trainer import MRITrainer, score
 from mrssl.engines.device import with_device
 from mrssl.engines.distributed import is_main_process
@@ -83,6 +83,7 @@ def _without_folder(cfg: CfgNode) -> CfgNode:
 
 def evaluate_only(cfg: CfgNode) -> Results:
     """Score ``MODEL.WEIGHTS`` on ``DATASETS.TEST``."""
+    check_heeded(cfg, training=False)
     data, content = RunData.for_weights(cfg, load=load_registered)
     cfg = data.with_classes(cfg)
     model = build_model(cfg)

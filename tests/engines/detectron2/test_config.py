@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,19 @@ from .conftest import MakeConfig
 pytestmark = pytest.mark.detectron2
 
 
+#: In training and in evaluation.
+NEVER_HEEDED = [
+    ("MODEL.KEYPOINT_ON", True),
+    ("MODEL.LOAD_PROPOSALS", True),
+    ("TEST.AUG.ENABLED", True),
+    ("TEST.EXPECTED_RESULTS", [["bbox", "AP", 38.5, 0.2]]),
+]
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [
+        *NEVER_HEEDED,
         ("SOLVER.NESTEROV", True),
         ("SOLVER.WEIGHT_DECAY_BIAS", 0.0),
         ("SOLVER.BIAS_LR_FACTOR", 2.0),
@@ -30,8 +41,18 @@ def test_a_key_that_the_trainer_would_not_heed_is_named(
 ) -> None:
     from mrssl.engines.detectron2 import MRITrainer
 
-    with pytest.raises(ConfigError, match=f"^{key} {value}|^{key} '{value}'"):
+    with pytest.raises(ConfigError, match=f"^{key} {re.escape(str(value))}|^{key} '{value}'"):
         MRITrainer(make_config("finetune", tmp_path, key, value))
+
+
+@pytest.mark.parametrize(("key", "value"), NEVER_HEEDED)
+def test_evaluation_alone_names_the_keys_that_it_would_not_heed(
+    make_config: MakeConfig, tmp_path: Path, key: str, value: object
+) -> None:
+    from mrssl.engines.detectron2.launch import evaluate_only
+
+    with pytest.raises(ConfigError, match=f"^{key} "):
+        evaluate_only(make_config("finetune", tmp_path, key, value, "SOLVER.NESTEROV", True))
 
 
 @pytest.mark.parametrize(
