@@ -23,8 +23,13 @@ def prepare_output(cfg: CfgNode, *, resume: bool, eval_only: bool = False) -> No
             training that is under way.
 
     Raises:
-        MrsslError: it cannot be written, or holds another run and neither flag is set.
+        MrsslError: it cannot be written, holds another run and neither flag is set, or both are:
+            Detectron2 scores the newest checkpoint then, which nothing here is to guess.
     """
+    if resume and eval_only:
+        raise MrsslError(
+            "--eval-only --resume: leave --resume out, and give the checkpoint as MODEL.WEIGHTS"
+        )
     folder = Path(cfg.OUTPUT_DIR)
     if is_main_process():
         try:

@@ -182,6 +182,12 @@ def test_weights_that_do_not_exist(attempt, phantom: Path, tmp_path: Path) -> No
     assert "absent.pth" in attempt(*train_on(phantom), "MODEL.WEIGHTS", weights)
 
 
+def test_the_newest_checkpoint_is_not_guessed(attempt, tmp_path: Path) -> None:
+    text = attempt(*train_on(tmp_path / "nowhere"), flags=("--eval-only", "--resume"))
+    assert text.startswith("--eval-only --resume: ") and "MODEL.WEIGHTS" in text
+    assert not (tmp_path / "output").exists()
+
+
 def test_the_wrong_number_of_classes(attempt, phantom: Path) -> None:
     text = attempt(*train_on(phantom), "MODEL.ROI_HEADS.NUM_CLASSES", 3, config=FINETUNE)
     assert "NUM_CLASSES is 3" in text
