@@ -27,13 +27,16 @@ from mrssl.checkpoint.groups import (
 from mrssl.checkpoint.io import CheckpointError, load_checkpoint, save_checkpoint
 from mrssl.checkpoint.names import NAMINGS, Naming, is_stock, to_torchvision
 from mrssl.checkpoint.provenance import Provenance
+from mrssl.config import DISTORTION_ROI_HEADS
 from mrssl.errors import MrsslError
 from mrssl.files import replacing
 
 _COUNTER = ".num_batches_tracked"
 _SUFFIXES = (".pth", ".pt")  # Detectron2 reads others (.pkl, .pyth) by other means
-# Heads that stock Detectron2 does not know, by what stands in for them there.
+# What stands in stock Detectron2 for heads that it does not know.
 _STOCK_NAMES = {"ROI_HEADS": "StandardROIHeads", "ROI_MASK_HEAD": "MaskRCNNConvUpsampleHead"}
+# ROI heads whose weights fit there. Others, Cascade R-CNN's say, have parts of other names.
+_ROI_HEADS = ("StandardROIHeads", DISTORTION_ROI_HEADS)
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,8 @@ def export_checkpoint(
         allow_pickle: as for :func:`~mrssl.checkpoint.io.load_checkpoint`; unsafe.
 
     Raises:
-        MrsslError: a file cannot be read or written, or nothing of the scope is in it.
+        MrsslError: a file cannot be read or written, nothing of the scope is in it, or it is to go
+            to Detectron2 and is of a model whose configuration cannot be written.
     """
     source, output = Path(checkpoint), Path(output)
     if to not in NAMINGS:
@@ -116,13 +120,14 @@ def export_checkpoint(
 
     try:
         state = to_torchvision(kept) if to == "torchvision" else kept
+        stock = stock_config(provenance) if to == "detectron2" else None
     except MrsslError as error:
         raise CheckpointError(f"{source}: {error}") from error
     exported: dict[str, Any] = {"model": state}
     if "mrssl" in loaded:
         exported["mrssl"] = provenance.to_dict()
     save_checkpoint(output, exported, verify=True)
-    config = _write_config(output, provenance) if to == "detectron2" else None
+    config = _write_config(output, stock) if stock is not None else None
     dropped = [n for n in loaded["model"] if n not in kept and not n.endswith(_COUNTER)]
     return ExportReport(output, config, to, by_group(kept), by_group(dropped), tuple(notes))
 
@@ -157,9 +162,24 @@ def _strides_in_1x1(provenance: Provenance) -> bool:
 
 
 def stock_config(provenance: Provenance) -> dict[str, Any] | None:
-    """A configuration that stock Detectron2 builds the model from; None if none is recorded."""
+    """A configuration that stock Detectron2 builds the model from.
+
+    Args:
+        provenance: of the checkpoint.
+
+    Returns:
+        Plain types; None if no configuration is recorded.
+
+    Raises:
+        CheckpointError: of ROI heads that ``StandardROIHeads`` cannot stand in for.
+    """
     if not isinstance(provenance.model_config.get("MODEL"), dict):
         return None
+    heads = provenance.model_config["MODEL"].get("ROI_HEADS")
+    name = heads.get("NAME", _ROI_HEADS[0]) if isinstance(heads, dict) else _ROI_HEADS[0]
+    if name not in _ROI_HEADS:
+        known = " and ".join(map(repr, _ROI_HEADS))
+        raise CheckpointError(f"MODEL.ROI_HEADS.NAME {name!r}: only {known} can be exported")
     config = {"VERSION": 2, **copy.deepcopy(provenance.model_config)}
     for node, stock in _STOCK_NAMES.items():
         if isinstance(config["MODEL"].get(node), dict):
@@ -169,10 +189,7 @@ def stock_config(provenance: Provenance) -> dict[str, Any] | None:
     return config
 
 
-def _write_config(output: Path, provenance: Provenance) -> Path | None:
-    config = stock_config(provenance)
-    if config is None:
-        return None
+def _write_config(output: Path, config: dict[str, Any]) -> Path:
     path = output.with_suffix(".yaml")
     text = (
         "# Stock Detectron2's configuration of the model in the checkpoint beside this file:\n"

@@ -13,6 +13,7 @@ from torch import nn
 
 import export_checkpoint as export_checkpoint_tool
 from mrssl.checkpoint import (
+    CheckpointError,
     Provenance,
     export_checkpoint,
     load_checkpoint,
@@ -116,6 +117,17 @@ def test_mask_head_of_another_design_is_dropped_whole(checkpoint, tmp_path):
     config = yaml.safe_load(output.with_suffix(".yaml").read_text())
     assert config["MODEL"]["ROI_MASK_HEAD"]["NAME"] == "MaskRCNNConvUpsampleHead"
     assert config["MODEL"]["ROI_MASK_HEAD"]["POOLER_TYPE"] == "ROIAlignV2"
+
+
+@pytest.mark.parametrize("name", ["CascadeROIHeads", "Res5ROIHeads"])
+def test_roi_heads_of_another_design_are_refused(checkpoint, tmp_path, name):
+    loaded = load_checkpoint(checkpoint[0])
+    loaded["mrssl"]["model_config"]["MODEL"]["ROI_HEADS"]["NAME"] = name
+    save_checkpoint(tmp_path / "other.pth", loaded)
+    message = rf"other\.pth: MODEL\.ROI_HEADS\.NAME '{name}': only 'StandardROIHeads' and "
+    with pytest.raises(CheckpointError, match=message):
+        export_checkpoint(tmp_path / "other.pth", tmp_path / "out.pth", to="detectron2")
+    assert [file.name for file in tmp_path.iterdir()] == ["other.pth"]
 
 
 def test_strides_that_torchvision_has_not_are_noted(tmp_path):
