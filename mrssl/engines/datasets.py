@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from mrssl.checkpoint import Provenance, input_differences, load_checkpoint
 from mrssl.config import ConfigError, check_masks, is_pretraining, restores_whole_slices
 from mrssl.data import Dataset, dataset_options, load_dataset
-from mrssl.data.labels import ClassValues, overlapping_classes
+from mrssl.data.labels import ClassValues, overlapping_classes, values_of_class
 from mrssl.data.loader import Batches, EvaluationSet, PositionSampler, SampleStream, build_loader
 from mrssl.data.mapper import SliceMapper
 from mrssl.data.records import PackedRecords, of_readable
@@ -138,7 +138,8 @@ class RunData:
     ) -> tuple[RunData, dict[str, Any]]:
         """The test data for the checkpoint in ``MODEL.WEIGHTS``, and what that holds.
 
-        Where the checkpoint was trained on other input than ``cfg`` describes, that is printed.
+        Where the checkpoint was trained on other input than ``cfg`` describes, or with other label
+        values, that is printed.
 
         Args:
             cfg: the configuration.
@@ -146,7 +147,8 @@ class RunData:
             load: see the class.
 
         Raises:
-            MrsslError: there are no weights, or the data cannot be used.
+            MrsslError: there are no weights, the data cannot be used, or the checkpoint is of other
+                classes than they are.
         """
         if not cfg.MODEL.WEIGHTS:
             raise ConfigError("MODEL.WEIGHTS is empty: a checkpoint is needed")
@@ -157,9 +159,38 @@ class RunData:
         if not labeled and not trained.class_names:
             raise ConfigError(f"{cfg.MODEL.WEIGHTS}: does not name its classes")
         data = cls(cfg, training=False, trained=trained, labeled=labeled, load=load)
-        for line in input_differences(trained, cfg):
+        for line in data.class_differences(trained, cfg.MODEL.WEIGHTS) + input_differences(
+            trained, cfg
+        ):
             print(f"warning: {line}")
         return data, content
+
+    def class_differences(self, trained: Provenance, where: str) -> list[str]:
+        """Compare the classes of a checkpoint whose heads are kept with those of the data.
+
+        A class is its place in the logits: in another order, or by other names, it would be scored
+        or trained as another. Label values only say which voxels of a label volume are meant.
+
+        Args:
+            trained: what the checkpoint says of itself; without class names it is not compared.
+            where: the checkpoint, for messages.
+
+        Returns:
+            One line where the label values differ, else none.
+
+        Raises:
+            ConfigError: the classes have other names, or stand in another order.
+        """
+        there, here = list(trained.class_names), list(self.class_names)
+        if there and there != here:
+            raise ConfigError(f"{where}: its classes {there} are not those of the data, {here}")
+        values = [tuple(values_of_class(v)) for v in trained.class_values]
+        if values and values != [tuple(values_of_class(v)) for v in self.class_values]:
+            return [
+                f"{where}: trained with the labels {list(trained.class_values)} for "
+                f"{', '.join(there)}, now they are {self.class_values}"
+            ]
+        return []
 
     def _describe(self, key: str, *, training: bool) -> list[dict[str, Any]]:
         options = dataset_options(self.cfg)

@@ -133,12 +133,15 @@ class MRITrainer(DefaultTrainer):
         """Go on from the newest checkpoint that loads, or take what fits of ``MODEL.WEIGHTS``.
 
         Raises:
-            MrsslError: there are weights, and they cannot be used.
+            MrsslError: there are weights, and they cannot be used, or are of other classes.
         """
         if resume and self.checkpointer.has_checkpoint():
             # Which parameters have a learning rate of their own shapes the optimiser's state.
             newest = self.checkpointer.files.newest()
             assert newest is not None
+            provenance = Provenance.from_dict(newest[1].get("mrssl", {}))
+            for line in self.data.class_differences(provenance, str(newest[0])):
+                _LOG.warning(line)
             self._start_from(newest[1].get("transferred", []))
             saved = newest[1]["trainer"]["_trainer"]["optimizer"]
             check_resumable(self.optimizer, saved, where=str(newest[0]))

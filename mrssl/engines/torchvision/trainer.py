@@ -54,7 +54,8 @@ class Trainer:
         resume: go on from the newest valid checkpoint in ``OUTPUT_DIR``, if there is one.
 
     Raises:
-        MrsslError: data, weights or keys that cannot be used, or no room for checkpoints.
+        MrsslError: data, weights or keys that cannot be used, a checkpoint to go on from that is of
+            other classes than the data, or no room for checkpoints.
     """
 
     def __init__(self, cfg: CfgNode, *, resume: bool = False) -> None:
@@ -126,6 +127,9 @@ class Trainer:
 
     def _restore(self, path: Path, content: dict[str, Any], skipped: list[str]) -> None:
         self.notes += [f"warning: skipped {line}" for line in skipped]
+        provenance = Provenance.from_dict(content.get("mrssl", {}))
+        lines = self.data.class_differences(provenance, str(path))
+        self.notes += [f"warning: {line}" for line in lines]
         check_resumable(self.optimizer, content["optimizer"], where=str(path))
         load_saved_weights(self.model, self.average, content, names="torchvision", where=str(path))
         self.optimizer.load_state_dict(content["optimizer"])

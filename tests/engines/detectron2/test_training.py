@@ -335,6 +335,20 @@ def test_a_run_is_not_resumed_with_another_optimizer(
         trainer.resume_or_load(resume=True)
 
 
+def test_a_checkpoint_of_other_classes_is_neither_scored_nor_resumed(
+    make_config: MakeConfig, pretrained: Path, tmp_path: Path
+) -> None:
+    content = load_checkpoint(pretrained / "model_final.pth")
+    content["mrssl"] |= {"class_names": ["large", "small"], "class_values": [1, 2]}
+    weights = tmp_path / "model_0000005.pth"
+    torch.save(content, weights)
+    message = r"model_0000005\.pth: its classes \['large', 'small'\] .* \['small', 'large'\]"
+    with pytest.raises(MrsslError, match=message):
+        run(make_config("finetune", tmp_path), resume=True)
+    with pytest.raises(MrsslError, match=message):
+        run(make_config("finetune", tmp_path / "s", "MODEL.WEIGHTS", weights), eval_only=True)
+
+
 def test_without_a_period_only_the_final_checkpoint_is_saved(
     make_config: MakeConfig, tmp_path: Path
 ) -> None:

@@ -107,3 +107,39 @@ def test_the_layout_travels_with_the_weights(
     torch.save(content, scored[3])
     with pytest.raises(ConfigError, match=r"JOINT_NAMES is on, and .*model_final.pth does not say"):
         run(cfg, eval_only=True)
+
+
+def test_a_checkpoint_of_other_classes_is_neither_scored_nor_resumed(
+    repository_root: Path, phantom: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "run"
+    run(config(repository_root, FINETUNE, phantom, output, "SOLVER.MAX_ITER", 1))
+    weights = output / "model_final.pth"
+
+    def relabelled(name: str, labels: dict[str, int]) -> Path:
+        description = json.loads(phantom.read_text()) | {"labels": {"background": 0} | labels}
+        path = phantom.with_name(f"{name}.json")
+        path.write_text(json.dumps(description))
+        return path
+
+    for names in (("large", "small"), ("left", "right")):
+        data = relabelled(names[0], {name: value for value, name in enumerate(names, 1)})
+        message = rf"model_final.pth: its classes \['small', 'large'\] .* \['{names[0]}', "
+        cfg = config(repository_root, FINETUNE, data, output, "SOLVER.MAX_ITER", 2)
+        with pytest.raises(ConfigError, match=message):
+            run(cfg, resume=True)
+        cfg = config(repository_root, FINETUNE, data, tmp_path / "scored", "MODEL.WEIGHTS", weights)
+        with pytest.raises(ConfigError, match=message):
+            run(cfg, eval_only=True)
+
+    data = relabelled("numbers", {"small": 2, "large": 3})
+    cfg = config(repository_root, FINETUNE, data, tmp_path / "scored", "MODEL.WEIGHTS", weights)
+    RunData.for_weights(cfg)
+    assert "trained with the labels [1, 2] for small, large, now they are [2, 3]" in (
+        capsys.readouterr().out
+    )
+    content = torch.load(weights, weights_only=True)
+    content["mrssl"] |= {"class_names": [], "class_values": []}  # foreign
+    torch.save(content, weights)
+    RunData.for_weights(cfg)
+    assert "labels" not in capsys.readouterr().out
