@@ -109,8 +109,9 @@ def check_data(
         found = find_volumes(file, subject_pattern=subject_pattern)
         cases = [Case(volume.subject, volume) for volume in found.volumes]
         report.refused.extend(found.refused)
+    labeled = any(case.label_file for case in cases)
     for case in progress(cases):
-        _check_case(case, values, report)
+        _check_case(case, values, report, labeled=labeled)
     if not show_paths:
         root = file.parent if file.is_file() else file
         report.cover_names(PathMask(root, (case.source.marks for case in cases)))
@@ -126,7 +127,8 @@ def _name(volume: dict[str, Any]) -> str:
     return volume["path"] + (f" [{volume['series']}]" if volume["series"] else "")
 
 
-def _check_case(case: Case, values: list[Any], report: DataReport) -> None:
+def _check_case(case: Case, values: list[Any], report: DataReport, *, labeled: bool) -> None:
+    """Add a volume to ``report``; ``labeled``: others of the data set have a label."""
     source = case.source
     try:
         volume = read_source(source)
@@ -154,6 +156,8 @@ def _check_case(case: Case, values: list[Any], report: DataReport) -> None:
     }
     if case.label_file:
         entry["label"] = _check_label(case, volume, values, entry["faults"])
+    elif labeled:
+        entry["faults"].append("no label: left out of fine-tuning and of its scores")
     report.volumes.append(entry)
     report.thumbnails.append(_thumbnail(sliced))
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from mrssl.data.cache import VolumeCache
-from mrssl.data.cases import Case
+from mrssl.data.cases import Case, parse_dataset_path
 from mrssl.data.descriptions import describe
 from mrssl.data.label_files import check_label, read_label
 from mrssl.data.labels import (
@@ -22,6 +22,7 @@ from mrssl.data.labels import (
 )
 from mrssl.data.sources import volume_slice_axis
 from mrssl.errors import MrsslError
+from mrssl.privacy import PathMask
 from mrssl.structures.foreground import foreground_share
 from mrssl.structures.volume import display_transform, transformed_geometry
 
@@ -88,8 +89,8 @@ def load_dataset(
     Args:
         name_or_path: a folder of NIfTI or DICOM files, or ``dataset.json``, or
             ``dataset.json:split`` with ``split`` a key of the ``split.json`` beside it.
-        labeled: True: labels are needed, cases without one are left out; False: labels are
-            ignored; None: labels where there are any.
+        labeled: True: labels are needed, cases without one are left out, with a warning; False:
+            labels are ignored; None: labels where there are any.
         slice_axis: "D", "H", "W" of :func:`~mrssl.data.sources.read_volume`'s axes, or "auto":
             DICOM slices as the scanner made them; else the axis of coarsest spacing.
         min_foreground: of an unlabelled data set, slices with a smaller share of foreground are
@@ -181,6 +182,15 @@ def _choose_labeled(
     chosen = [case for case in cases if case.label_file]
     if not chosen:
         raise MrsslError(f"{name_or_path}: has no labels")
+    if missing := len(cases) - len(chosen):
+        root = parse_dataset_path(name_or_path)[0].parent
+        mask = PathMask(root, (case.source.marks for case in cases))
+        _LOG.warning(
+            "%s: %d of %d cases have no label and are left out",
+            mask.path(str(name_or_path)),
+            missing,
+            len(cases),
+        )
     return chosen
 
 

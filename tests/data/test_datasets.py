@@ -11,6 +11,7 @@ from pycocotools import mask as coco
 
 from mrssl.data import VolumeCache, find_volumes, instances_of_slice, load_dataset, read_volume
 from mrssl.data.cases import select_subjects
+from mrssl.data.checking import check_data
 from mrssl.data.descriptions import describe, read_description
 from mrssl.errors import MrsslError
 from mrssl.structures import Volume
@@ -109,6 +110,25 @@ def test_nnunet_layout(labeled_set: Path) -> None:
     assert {record["subject_id"] for record in dataset.dicts} == {"case_3"}
     assert dataset.class_values == [1, (1, 2)]
     assert all("label_file" in record for record in dataset.dicts)
+
+
+def test_cases_without_a_label_are_told(
+    labeled_set: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    content = json.loads(labeled_set.read_text())
+    del content["training"]
+    labeled_set.write_text(json.dumps(content))
+    for image in (labeled_set.parent / "imagesTr").iterdir():
+        image.rename(image.with_name(image.name.replace(".nii.gz", "_0000.nii.gz")))
+    (labeled_set.parent / "labelsTr" / "case_2.nii.gz").unlink()
+    assert len(load_dataset(labeled_set, labeled=True).dicts) == 18
+    warning = f"{labeled_set}: 1 of 4 cases have no label and are left out"
+    assert [record.message for record in caplog.records] == [warning]
+    faults = [volume["faults"] for volume in check_data(labeled_set).volumes]
+    assert faults == [[], [], ["no label: left out of fine-tuning and of its scores"], []]
+    caplog.clear()
+    assert len(load_dataset(labeled_set, labeled=False).dicts) == 24
+    assert not caplog.records
 
 
 def test_decathlon_labels(labeled_set: Path) -> None:
