@@ -11,10 +11,10 @@ set, in folders as there (the patient's name and ID, as a DICOM header tells the
   NAME.png     slices that show most of it, outlined
 and once:
   labels.json   the class of each label
-  volumes.json  of each NAME: what it is of (data set, path, series, subject; names covered), and a
-                digest of the weights
-Volumes whose NAME.nii.gz is there, of the same source and weights by volumes.json, are left out, so
-the same command goes on where it was stopped.
+  volumes.json  of each NAME: what it is of (data set, path, series, subject; names covered), and
+                digests of its files (by path, size and time), of weights and of settings
+Volumes whose NAME.nii.gz is there, of the same source, weights and settings by volumes.json, are
+left out, so the same command goes on where it was stopped.
 Not a medical device: for research; no output may guide a diagnosis or treatment.
 """
 
@@ -43,6 +43,7 @@ from mrssl.data.cases import parse_dataset_path
 from mrssl.data.files import read_json
 from mrssl.data.labels import ClassValues, values_of_class
 from mrssl.data.nifti import is_nifti
+from mrssl.data.preparing import file_stamps, files_of
 from mrssl.engines.datasets import RunData
 from mrssl.engines.pictures import draw_masks, gray_to_rgb
 from mrssl.engines.torchvision import build_model
@@ -114,21 +115,45 @@ def _digest(key: Key, root: Path) -> str:
     return pseudonym(" ".join((os.path.relpath(key[0], root), key[1])))[:8]
 
 
-def facts_of_volume(record: Record, root: Path, marks: Set[str], weights: str) -> dict[str, str]:
+def digest_of_settings(cfg: CfgNode) -> str:
+    """What the configuration says of inference, as a digest; device and batches are not in it."""
+    model = {key: value for key, value in cfg.MODEL.items() if key not in ("WEIGHTS", "DEVICE")}
+    unseen = ("CACHE_MIB", "MAX_UNREADABLE", "WORKER_TIMEOUT", "SUBJECT_PATTERN")
+    data = {key: value for key, value in cfg.MRSSL.DATA.items() if key not in unseen}
+    sizes = [cfg.INPUT.FORMAT, cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST]
+    parts = [model, data, sizes, cfg.TEST.DETECTIONS_PER_IMAGE, cfg.MRSSL.EVALUATION]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def digest_of_files(file: str, root: Path, output: Path) -> str:
+    """Of what a volume is read from, by path, size and time of change, without what is written.
+
+    Args:
+        file: or folder.
+        root: folder of the data set.
+        output: which may lie in ``file``.
+    """
+    files = [name for name in files_of(file) if not Path(name).resolve().is_relative_to(output)]
+    return hashlib.sha256(json.dumps(file_stamps(files, root)).encode()).hexdigest()[:16]
+
+
+def facts_of_volume(
+    record: Record, root: Path, marks: Set[str], digests: dict[str, str]
+) -> dict[str, str]:
     """What ``volumes.json`` says of a volume; labels are of it, and of a checkpoint, if it agrees.
 
     Args:
         record: one of its slices.
         root: folder of the data set.
         marks: by which patients' names are recognised, and covered.
-        weights: digest of the checkpoint.
+        digests: of its files, of the checkpoint and of the settings.
     """
     return {
         "data": folder_alias(root),
         "path": cover(os.path.relpath(record["file_name"], root), marks),
         "series": record.get("series", ""),
         "subject": cover(str(record["subject_id"]), marks),
-        "weights": weights,
+        **digests,
     }
 
 
@@ -248,9 +273,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     root = path if path.is_dir() else path.parent
     volumes = {volume_of(record): record for record in data.test}
     names = names_of_volumes(data.test, root, data.marks)
-    weights = hashlib.sha256(Path(cfg.MODEL.WEIGHTS).read_bytes()).hexdigest()[:16]
+    digests = {
+        "weights": hashlib.sha256(Path(cfg.MODEL.WEIGHTS).read_bytes()).hexdigest()[:16],
+        "settings": digest_of_settings(data.cfg),
+    }
+    written = args.output.resolve()
+    files = {file: digest_of_files(file, root, written) for file, _ in volumes}
     facts = {
-        names[key]: facts_of_volume(record, root, data.marks, weights)
+        names[key]: facts_of_volume(record, root, data.marks, digests | {"files": files[key[0]]})
         for key, record in volumes.items()
     }
     index = args.output / "volumes.json"

@@ -152,21 +152,25 @@ def _key(case: Case, root: Path, slice_axis: str, options: dict[str, Any]) -> st
     No path, and so no name, can be read from it.
     """
     source = case.source
-    files = {item.path for item in source.slices} or _files_of(source.path)
+    files = {item.path for item in source.slices} or files_of(source.path)
     parts = [
-        _stamps(files, root),
+        file_stamps(files, root),
         source.series,
         list(source.shape),
         slice_axis,
         options,
-        _stamps(_files_of(case.label_file), root) if case.label_file else None,
+        file_stamps(files_of(case.label_file), root) if case.label_file else None,
         STORE_VERSION,
     ]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
-def _files_of(path: str) -> set[str]:
-    """The files that an image or label is read from."""
+def files_of(path: str) -> set[str]:
+    """The files that an image or label is read from.
+
+    Args:
+        path: a file, or a folder of DICOM: all that is beneath it.
+    """
     if os.path.isdir(path):
         return {str(file) for file in Path(path).rglob("*") if file.is_file()}
     files = {path}
@@ -176,8 +180,13 @@ def _files_of(path: str) -> set[str]:
     return files
 
 
-def _stamps(files: Iterable[str], root: Path) -> list[tuple[Any, ...]]:
-    """Path, size and time of change of each file; of one that is not there the path alone."""
+def file_stamps(files: Iterable[str], root: Path) -> list[tuple[Any, ...]]:
+    """Path, size and time of change of each file; of one that is not there the path alone.
+
+    Args:
+        files: in any order.
+        root: what the paths are relative to.
+    """
     stamps: list[tuple[Any, ...]] = []
     for file in sorted(files):
         stamps.append((os.path.relpath(file, root),))

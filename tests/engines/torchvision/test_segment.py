@@ -190,6 +190,42 @@ def test_labels_of_another_checkpoint_are_made_anew(
     assert "2 volumes segmented, 0 were there already" in capsys.readouterr().out
 
 
+def test_labels_of_other_settings_or_another_picture_are_made_anew(
+    repository_root: Path,
+    checkpoint: Path,
+    scans: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    few = ("TEST.DETECTIONS_PER_IMAGE", 5)
+    for _ in range(2):
+        run(repository_root, checkpoint, scans, tmp_path / "out", *few)
+    assert "0 volumes segmented, 2 were there already" in capsys.readouterr().out
+    run(repository_root, checkpoint, scans, tmp_path / "out")
+    assert "2 volumes segmented, 0 were there already" in capsys.readouterr().out
+    threshold = ("MRSSL.EVALUATION.SCORE_THRESHOLD", 0.1)
+    run(repository_root, checkpoint, scans, tmp_path / "out", *threshold)
+    assert "2 volumes segmented, 0 were there already" in capsys.readouterr().out
+    shutil.copy(scans / "b.nii.gz", scans / "a.nii.gz")
+    run(repository_root, checkpoint, scans, tmp_path / "out", *threshold)
+    assert "1 volumes segmented, 1 were there already" in capsys.readouterr().out
+
+
+def test_what_is_written_into_a_series_folder_does_not_change_its_digest(tmp_path: Path) -> None:
+    (tmp_path / "slice").write_bytes(b"a")
+    output = (tmp_path / "labels").resolve()
+
+    def digest() -> str:
+        return segment.digest_of_files(str(tmp_path), tmp_path, output)
+
+    before = digest()
+    output.mkdir()
+    (output / "x.nii.gz").write_bytes(b"b")
+    assert digest() == before
+    (tmp_path / "slice").write_bytes(b"ab")
+    assert digest() != before
+
+
 def test_labels_stay_with_their_patient_when_others_come(
     repository_root: Path,
     checkpoint: Path,
@@ -205,7 +241,7 @@ def test_labels_stay_with_their_patient_when_others_come(
         for number in range(count):
             scan = tmp_path / f"scans/patient_{2 - number}/anat/T1w.nii.gz"
             scan.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(sources[number], scan)
+            shutil.copy2(sources[number], scan)  # with its time: the same file
         run(repository_root, checkpoint, tmp_path / "scans", output)
         return capsys.readouterr().out
 
