@@ -16,11 +16,13 @@ import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from mrssl.data.cases import Case, cases_of_split, parse_dataset_path
+from mrssl.data.dicom_headers import TAGS
 from mrssl.data.files import read_json
 from mrssl.data.labels import ClassValues
 from mrssl.data.sources import (
@@ -38,6 +40,15 @@ from mrssl.errors import MrsslError
 from mrssl.privacy import PathMask, folder_alias
 
 _LOG = logging.getLogger(__name__)
+#: What ``include`` and ``exclude`` may choose by.
+_FIELDS = frozenset((*TAGS, "SOPClass", "Kind"))
+#: What is read of a ``dataset.json``; others are their author's, unless they look misspelt.
+_KEYS = (
+    *("name", "labels", "training", "file_ending"),
+    *("folder", "include", "exclude", "subject_pattern"),
+)
+#: Of Decathlon's and nnU-Net's own keys, those that look like one of ours.
+_NOT_OURS = ("numTraining",)
 
 
 @dataclass(frozen=True)
@@ -102,10 +113,13 @@ def read_description(path: Path, split: str = "", *, subject_pattern: str = "") 
     """Read ``dataset.json`` and, of a split, the ``split.json`` beside it.
 
     Raises:
-        MrsslError: a missing or malformed file, an unknown split, a case that is not there, a
-            subject in a training and in a test split; one line that names the file.
+        MrsslError: a missing or malformed file, a key that looks misspelt, a field that there is
+            not, an unknown split, a case that is not there, a subject in a training and in a test
+            split; one line that names the file.
     """
     content = read_json(path)
+    if "mrssl_store" not in content:
+        _check_keys(path, content)
     subject_pattern = str(content.get("subject_pattern", "")) or subject_pattern
     names, values = _classes(path, content.get("labels", {}))
     refused: list[Refused] = []
@@ -130,6 +144,25 @@ def read_description(path: Path, split: str = "", *, subject_pattern: str = "") 
         content.get("normalization", {}) if "mrssl_store" in content else {},
         list(dict.fromkeys(refused)),  # a folder may be named for each of its series
     )
+
+
+def _check_keys(path: Path, content: Mapping[str, Any]) -> None:
+    """Refuse what looks like a key that is read, and is not: it would be passed over."""
+    for key in content:
+        close = get_close_matches(key.lower(), _KEYS, n=1, cutoff=0.8)
+        if key not in _KEYS + _NOT_OURS and close:
+            raise MrsslError(f"{path}: unknown key {key!r}: is {close[0]!r} meant?")
+    for key in ("include", "exclude"):
+        fields = content.get(key, {})
+        if not isinstance(fields, dict):
+            raise MrsslError(f"{path}: 'include' and 'exclude' must map header fields to values")
+        for name in fields:
+            if name not in _FIELDS:
+                close = get_close_matches(name, sorted(_FIELDS), n=1)
+                also = (
+                    f": is {close[0]!r} meant?" if close else f", of {', '.join(sorted(_FIELDS))}"
+                )
+                raise MrsslError(f"{path}: {key!r} knows no field {name!r}{also}")
 
 
 def _classes(path: Path, labels: Any) -> tuple[list[str], list[ClassValues]]:
@@ -247,8 +280,6 @@ def _folder_cases(
     found = _find_some(_beside(path, content["folder"]), pattern)
     refused.extend(found.refused)
     include, exclude = content.get("include", {}), content.get("exclude", {})
-    if not isinstance(include, dict) or not isinstance(exclude, dict):
-        raise MrsslError(f"{path}: 'include' and 'exclude' must map header fields to values")
     chosen = [s for s in found.volumes if selected(s.tags, include, exclude)]
     if not chosen:
         also = f" ({found.reason()})" if found.refused else ""

@@ -299,24 +299,6 @@ def test_bad_input_is_one_line_that_names_the_file(
         )
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"labels": {"a": "x"}}, "'a'"),
-        ({"labels": {}}, "no 'labels'"),
-        ({"labels": [1]}, "'labels'"),
-        ({"training": [{}]}, "no 'image'"),
-        ({"training": {}}, "list"),
-        ({"training": []}, "no volume"),
-        ({"training": ["./imagesTr/gone.nii.gz"]}, "gone.nii.gz: no such file"),
-    ],
-)
-def test_malformed_descriptions_are_named(labeled_set: Path, changes: dict, message: str) -> None:
-    edit(labeled_set, **changes)
-    with pytest.raises(MrsslError, match=message):
-        load_dataset(labeled_set)
-
-
 def test_a_hundred_thousand_slices_travel_light(labeled_set: Path) -> None:
     dicts = load_dataset(labeled_set).dicts
     assert len(pickle.dumps(dicts)) / len(dicts) < 400

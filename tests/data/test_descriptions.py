@@ -137,3 +137,39 @@ def test_why_there_is_no_volume_is_told(damaged: Path, tmp_path: Path, content: 
     with pytest.raises(MrsslError, match=r"files refused, the first .*\.dcm: .+") as caught:
         load_dataset(description(tmp_path, content))
     assert "\n" not in str(caught.value)
+
+
+def changed(path: Path, changes: dict) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"labels": {"a": "x"}}, "'a'"),
+        ({"labels": {}}, "no 'labels'"),
+        ({"labels": [1]}, "'labels'"),
+        ({"training": [{}]}, "no 'image'"),
+        ({"training": {}}, "list"),
+        ({"training": []}, "no volume"),
+        ({"exlcude": {}}, "unknown key 'exlcude': is 'exclude' meant"),
+        ({"Labels": {}}, "unknown key 'Labels': is 'labels' meant"),
+        ({"folder": ".", "exclude": {"Kinds": "phase"}}, "'exclude' knows no field 'Kinds': is 'K"),
+        ({"folder": ".", "include": {"Colour": "red"}}, "'include' knows no field 'Colour', of Bo"),
+        ({"folder": ".", "include": ["Kind"]}, "must map header fields"),
+        ({"training": ["./imagesTr/gone.nii.gz"]}, "gone.nii.gz: no such file"),
+    ],
+)
+def test_malformed_descriptions_are_named(labeled_set: Path, changes: dict, message: str) -> None:
+    changed(labeled_set, changes)
+    with pytest.raises(MrsslError, match=message):
+        load_dataset(labeled_set)
+
+
+def test_keys_of_nnunet_and_the_decathlon_are_let_be(labeled_set: Path) -> None:
+    decathlon = ("description", "reference", "licence", "license", "release", "relase", "modality")
+    decathlon += ("tensorImageSize", "numTraining", "numTest", "test", "dataset_name")
+    nnunet = ("channel_names", "regions_class_order", "overwrite_image_reader_writer", "citation")
+    nnunet += ("image_reader_writer", "converted_by", "dataset", "validation", "author")
+    changed(labeled_set, dict.fromkeys(decathlon + nnunet, 1))
+    assert load_dataset(labeled_set).dicts
