@@ -12,11 +12,12 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from tabulate import tabulate
 from tqdm import tqdm
 
-from mrssl.data.cases import Case
+from mrssl.data.cases import Case, read_splits
 from mrssl.data.checking import DataReport, check_data, write_contact_sheet
 from mrssl.data.splits import split_subjects
 from mrssl.errors import MrsslError, run_main
@@ -52,7 +53,9 @@ def parser() -> argparse.ArgumentParser:
         help="do not cover the names of patients that folders are named after",
     )
     options.add_argument(
-        "--write-split", metavar="F", help="divide the subjects, and write this split.json"
+        "--write-split",
+        metavar="F",
+        help="divide the subjects, and write this split.json; one that is there is kept",
     )
     options.add_argument(
         "--shares",
@@ -125,9 +128,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
             seed=args.seed,
             together=[[v["subject"] for v in group] for group in report.duplicates()],
         )
-        with written_whole(args.write_split) as temporary:
-            temporary.write_text(json.dumps(split, indent=1) + "\n", encoding="utf-8")
+        write_split(Path(args.write_split), split)
     return 0
+
+
+def write_split(path: Path, split: dict[str, list[str]]) -> None:
+    """Write a ``split.json``, unless one is there, which may be of another's hand.
+
+    Args:
+        path: of the file.
+        split: names of splits, and their subjects.
+
+    Raises:
+        MrsslError: a file is there and divides otherwise, or it cannot be written.
+    """
+    if path.exists():
+        if read_splits(path) != split:
+            raise MrsslError(
+                f"{path}: is there and divides the subjects otherwise; it is kept: add new "
+                "subjects by hand, or remove it to divide anew"
+            )
+        return
+    with written_whole(path) as temporary:
+        temporary.write_text(json.dumps(split, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -133,10 +133,27 @@ def test_split_is_written_and_keeps_copies_together(write_nifti: Callable, tmp_p
         "test=.5",
     ]
     for seed in range(5):
+        output.unlink(missing_ok=True)
         tool.main([*arguments, "--seed", str(seed)])
         split = json.loads(output.read_text())
         assert len(split["train"]) + len(split["test"]) == 7
         assert ("sub-0" in split["train"]) == ("sub-copy" in split["train"])
+
+
+def test_a_split_that_is_there_is_kept(write_nifti: Callable, tmp_path: Path) -> None:
+    for index in range(4):
+        write_nifti(voxels(index), f"d/sub-{index}.nii.gz")
+    output = tmp_path / "split.json"
+    arguments = [str(tmp_path / "d"), "--write-split", str(output)]
+    tool.main(arguments)
+    own = output.read_text()
+    assert tool.main(arguments) == 0  # the same command, typed again
+    write_nifti(voxels(4), "d/sub-4.nii.gz")
+    for by_hand in (own, json.dumps({"train": ["sub-3"], "test": ["sub-0"]})):
+        output.write_text(by_hand)
+        with pytest.raises(MrsslError, match=r"split\.json: is there and divides .* otherwise"):
+            tool.main(arguments)
+        assert output.read_text() == by_hand
 
 
 def test_a_written_split_is_read_though_it_covers_names(
@@ -152,6 +169,7 @@ def test_a_written_split_is_read_though_it_covers_names(
     for pattern in ("", r"([A-Za-z0-9_]*KNEE\d+)"):
         source.write_text(json.dumps({"folder": "scans", "subject_pattern": pattern}))
         shares = ["--shares", "train=.5", "test=.5"]
+        split.unlink(missing_ok=True)
         tool.main([str(source), "--write-split", str(split), *shares])
         assert "Doe" not in split.read_text()
         assert "KNEE0017" not in split.read_text()

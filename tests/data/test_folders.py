@@ -234,6 +234,7 @@ def test_without_an_id_the_subject_is_the_study_or_the_pattern(
     check_data.main([*arguments, "--shares", "train=.5", "test=.5"])
     assert capsys.readouterr().out.count("no PatientID: the subject is a guess") == 4
     assert sorted(map(len, json.loads(split.read_text()).values())) == [1, 1]
+    split.unlink()  # of other subjects
     check_data.main([*arguments, "--subject-pattern", r"patient_(\d+)"])
     assert "no PatientID" not in capsys.readouterr().out
 
