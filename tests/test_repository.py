@@ -52,6 +52,12 @@ def test_configs_load(file: Path) -> None:
     assert architecture == load_cfg(file).MODEL.META_ARCHITECTURE
 
 
+@pytest.mark.parametrize("file", CHILDREN, ids=_name)
+def test_configs_save_before_they_end(file: Path) -> None:
+    solver = load_cfg(file).SOLVER
+    assert 0 < solver.CHECKPOINT_PERIOD <= solver.MAX_ITER / 2
+
+
 def test_no_path_of_a_machine() -> None:
     found = []
     for file in tracked_files():

@@ -39,7 +39,11 @@ class Recipe:
         return replace(self, opts={**self.opts, **opts})
 
     def content(self) -> dict[str, Any]:
-        """What the file says, its bases included; not to be changed."""
+        """What the file says, its bases included; not to be changed.
+
+        How often a run is saved changes no figure, and is left out: rows from before a file set it
+        stay current.
+        """
         return _content(self.config)
 
     def value(self, key: str) -> Any:
@@ -290,4 +294,6 @@ def choose_subjects(
 
 @lru_cache(maxsize=64)
 def _content(config: str) -> dict[str, Any]:
-    return CfgNode.load_yaml_with_base(str(ROOT / config))
+    content: dict[str, Any] = CfgNode.load_yaml_with_base(str(ROOT / config))
+    content.get("SOLVER", {}).pop("CHECKPOINT_PERIOD", None)
+    return content

@@ -87,6 +87,10 @@ class RunCheckpoints:
             raise CheckpointError(f"{self.folder}: nothing to resume from: {'; '.join(skipped)}")
         return None
 
+    def nothing_there(self) -> str:
+        """What a run says that was to be resumed and finds no checkpoint, in words."""
+        return f"{self.folder}: nothing to resume from: starting anew"
+
     def candidates(self) -> list[Path]:
         """What a run could be resumed from, newest first, whether or not it loads.
 

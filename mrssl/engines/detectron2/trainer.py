@@ -155,7 +155,10 @@ class MRITrainer(DefaultTrainer):
             ended = any(isinstance(h, BestCheckpointer) and h.out_of_patience for h in self._hooks)
             self.max_iter = self.start_iter if ended else max(self.max_iter, self.start_iter)
             _LOG.info("resumed from %s at iteration %d", newest[0], self.start_iter)
-        elif self.cfg.MODEL.WEIGHTS:
+            return
+        if resume:
+            self.checkpointer.logger.info(self.checkpointer.files.nothing_there())
+        if self.cfg.MODEL.WEIGHTS:
             report, content = self.checkpointer.transfer(
                 self.cfg.MODEL.WEIGHTS,
                 scope=self.cfg.MRSSL.TRANSFER.SCOPE,

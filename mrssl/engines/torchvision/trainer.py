@@ -100,6 +100,8 @@ class Trainer:
         self.update = Update(cfg, self.wrapped, self.optimizer)
         if found:
             self._restore(*found)
+        elif resume:
+            self.notes.append(self.checkpoints.nothing_there())
         if is_main_process():
             check_room(self.folder, self.model, self.optimizer, averaged=self.average is not None)
 

@@ -324,6 +324,19 @@ def test_neither_engine_resumes_from_the_other(
         MRITrainer(cfg).resume_or_load(resume=True)
 
 
+def test_a_resume_that_finds_nothing_says_so(
+    make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mrssl.engines.detectron2 import MRITrainer
+
+    trainer, told = MRITrainer(make_config("pretrain", tmp_path)), list[str]()
+    monkeypatch.setattr(trainer.checkpointer.logger, "info", told.append)
+    trainer.resume_or_load(resume=False)
+    assert told == []
+    trainer.resume_or_load(resume=True)
+    assert told == [f"{tmp_path}: nothing to resume from: starting anew"]
+
+
 def test_a_run_is_not_resumed_with_another_optimizer(
     make_config: MakeConfig, pretrained: Path, tmp_path: Path
 ) -> None:

@@ -122,6 +122,16 @@ def test_rows_from_before_the_engine_counted_are_still_done(tmp_path: Path) -> N
     assert run.fingerprint("w") == "c9891716e37f5178"  # golden: of the code of then
 
 
+def test_how_often_a_run_is_saved_is_no_part_of_a_fingerprint(tmp_path: Path) -> None:
+    prints = set()
+    for number, more in enumerate(("", ", CHECKPOINT_PERIOD: 500", ", CHECKPOINT_PERIOD: 7")):
+        config = tmp_path / f"{number}.yaml"
+        config.write_text(f"SOLVER: {{MAX_ITER: 4{more}}}\n")
+        run = Run("a", "finetune", "a", Recipe(str(config)), train="t", test="e")
+        prints.add(run.fingerprint("w"))
+    assert len(prints) == 1
+
+
 def test_schedules_override_what_all_arms_share_and_arms_override_both(
     write_plan: Callable[..., Path],
 ) -> None:

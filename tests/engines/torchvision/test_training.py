@@ -310,6 +310,15 @@ def test_figures_on_record_survive_a_resume(
     assert {point.step for point in events.Scalars("localization/AP50")} == {2, 4}
 
 
+def test_a_resume_that_finds_nothing_says_so(
+    repository_root: Path, phantom: Path, tmp_path: Path
+) -> None:
+    cfg = config(repository_root, PRETRAIN, phantom, tmp_path)
+    told = f"{tmp_path}: nothing to resume from: starting anew"
+    assert Trainer(cfg, resume=True).notes == [told]
+    assert Trainer(cfg).notes == []
+
+
 def test_a_run_is_not_resumed_with_another_optimizer(
     repository_root: Path, phantom: Path, pretrained: Path, tmp_path: Path
 ) -> None:
