@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
@@ -18,6 +18,7 @@ from mrssl.data.loader import Batches, EvaluationSet, PositionSampler, SampleStr
 from mrssl.data.mapper import SliceMapper
 from mrssl.data.records import PackedRecords, of_readable
 from mrssl.data.statistics import class_layout, intensity_summary
+from mrssl.engines.classes import check_same_classes
 from mrssl.engines.distributed import is_main_process
 from mrssl.errors import MrsslError
 from mrssl.evaluation import (
@@ -35,32 +36,6 @@ from mrssl.structures import ClassLayout
 _LOG = logging.getLogger(__name__)
 #: Detectron2's default of ``MODEL.ROI_HEADS.NUM_CLASSES``: nobody chose it for MRI.
 _UNSET_CLASSES = 80
-
-
-def check_same_classes(
-    where: str, dataset: Dataset, names: Sequence[str], values: Sequence[ClassValues]
-) -> None:
-    """See that a data set names and numbers its classes as the one before it in a run.
-
-    Args:
-        where: what messages call it.
-        dataset: of which the classes alone count.
-        names: of the one before, in the order of the category ids; none if it is the first.
-        values: likewise, label value, or values, of each class.
-
-    Raises:
-        ConfigError: it does not: the same number would mean two classes.
-    """
-    if names and list(names) != dataset.class_names:
-        raise ConfigError(
-            f"{where}: its classes {dataset.class_names} are not those of the data set before, "
-            f"{names}"
-        )
-    if values and list(values) != dataset.class_values:
-        raise ConfigError(
-            f"{where}: its labels {dataset.class_values} are not those of the data set before, "
-            f"{values}, for {', '.join(names)}"
-        )
 
 
 class RunData:

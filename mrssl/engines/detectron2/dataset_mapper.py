@@ -21,7 +21,7 @@ from mrssl.data.labels import ClassValues, annotations_of_slice
 from mrssl.data.loader import STREAM_KEYS
 from mrssl.data.mapper import METADATA, SliceMapper
 from mrssl.data.records import PackedRecords
-from mrssl.engines.datasets import check_same_classes
+from mrssl.engines.classes import check_same_classes
 from mrssl.engines.detectron2.catalog import load_classes
 from mrssl.engines.samples import ground_truth, restoration_targets, slice_position
 
