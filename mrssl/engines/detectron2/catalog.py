@@ -22,8 +22,10 @@ DISTORTED = "distorted"
 def register_mri(
     name: str, path: str | Path, *, labeled: bool | None = None, **options: Any
 ) -> None:
-    """Register the scans under ``path`` as ``name``; nothing but the description is read now.
+    """Register the scans under ``path`` as ``name``.
 
+    The description and the headers of all volumes are read now, voxels at first use (labels now, if
+    ``keep_empty`` is False).
     ``DatasetCatalog.get(name)`` then gives standard dataset dicts, one a slice, of labelled scans
     with ``annotations``, so that Detectron2's own loaders, samplers, evaluators and ``Visualizer``
     work on them; ``DATASETS.TRAIN`` and ``DATASETS.TEST`` take the name. An unlabelled data set
@@ -38,7 +40,8 @@ def register_mri(
             node ``MRSSL``; ``tools/train_net.py`` takes them from the configuration.
 
     Raises:
-        MrsslError: the path cannot be used, or the name is taken.
+        MrsslError: the path cannot be used, or the name is taken, if only in ``MetadataCatalog``,
+            by another data set; then nothing is registered.
     """
     if name in DatasetCatalog.list():
         raise MrsslError(f"data set {name!r} is registered already")
@@ -51,16 +54,25 @@ def register_mri(
 
     # Headers only: names and values of the classes must be known before the slices are asked for.
     header = load_dataset(path, labeled=labeled, **options | {"min_foreground": 0.0})
-    DatasetCatalog.register(name, lambda: _with_box_modes(describe().dicts))
     classes = header.class_names or [DISTORTED]
-    MetadataCatalog.get(name).set(
-        thing_classes=classes,
-        thing_colors=class_colors(len(classes)),
-        thing_dataset_id_to_contiguous_id={i: i for i in range(len(classes))},
-        class_values=header.class_values,
-        evaluator_type="mri",
-        mri_path=str(path),
-    )
+    metadata = {
+        "thing_classes": classes,
+        "thing_colors": class_colors(len(classes)),
+        "thing_dataset_id_to_contiguous_id": {i: i for i in range(len(classes))},
+        "class_values": header.class_values,
+        "evaluator_type": "mri",
+        "mri_path": str(path),
+    }
+    # Detectron2 keeps them when a data set is removed, and lets none of them be changed.
+    held = MetadataCatalog.get(name).as_dict() if name in MetadataCatalog.list() else {}
+    changed = [key for key, value in metadata.items() if held.get(key, value) != value]
+    if changed:
+        raise MrsslError(
+            f"data set {name!r}: MetadataCatalog holds another {changed[0]} of that name; "
+            f"MetadataCatalog.remove({name!r}) forgets it"
+        )
+    MetadataCatalog.get(name).set(**metadata)
+    DatasetCatalog.register(name, lambda: _with_box_modes(describe().dicts))
 
 
 def _with_box_modes(dicts: list[dict[str, Any]]) -> list[dict[str, Any]]:

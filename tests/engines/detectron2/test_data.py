@@ -57,6 +57,32 @@ def test_a_name_is_taken_once(names: tuple[str, str], phantom: Path) -> None:
         register_mri(names[0], phantom)
 
 
+def test_what_is_left_of_another_data_set_of_the_name_is_told(
+    names: tuple[str, str], phantom: Path
+) -> None:
+    from detectron2.data import DatasetCatalog, MetadataCatalog
+
+    from mrssl.engines.detectron2 import register_mri
+
+    DatasetCatalog.register("gone", list)
+    DatasetCatalog.remove("gone")
+    MetadataCatalog.get("gone").set(thing_classes=["another"])
+    before = MetadataCatalog.get("gone").as_dict()
+    try:
+        with pytest.raises(
+            MrsslError, match=r"gone.*thing_classes.*MetadataCatalog.remove\('gone'"
+        ):
+            register_mri("gone", f"{phantom}:train")
+        assert "gone" not in DatasetCatalog.list()
+        assert MetadataCatalog.get("gone").as_dict() == before
+        MetadataCatalog.remove("gone")
+        for _ in range(2):  # the same again needs no forgetting
+            register_mri("gone", f"{phantom}:train")
+            DatasetCatalog.remove("gone")
+    finally:
+        MetadataCatalog.remove("gone")
+
+
 def test_the_configuration_takes_names_and_paths_alike(
     make_config: MakeConfig, names: tuple[str, str], phantom: Path, tmp_path: Path
 ) -> None:
