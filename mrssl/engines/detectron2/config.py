@@ -6,6 +6,7 @@ from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.config import get_cfg as detectron2_cfg
+from detectron2.engine import DefaultTrainer
 from detectron2.modeling import (
     BACKBONE_REGISTRY,
     META_ARCH_REGISTRY,
@@ -21,6 +22,7 @@ from mrssl.config import (
     check_norms,
     is_pretraining,
 )
+from mrssl.errors import MrsslError
 
 #: By the keys under ``MODEL`` that choose from them.
 _REGISTRIES = {
@@ -53,6 +55,16 @@ _FIXED = {
     "DATALOADER.SAMPLER_TRAIN": "TrainingSampler",
     "INPUT.MIN_SIZE_TRAIN_SAMPLING": "choice",
 }
+
+#: What ``DefaultTrainer`` calls and ``MRITrainer`` does not.
+_FACTORIES = (
+    "build_model",
+    "build_optimizer",
+    "build_lr_scheduler",
+    "build_train_loader",
+    "build_test_loader",
+    "build_evaluator",
+)
 
 
 def get_cfg() -> CfgNode:
@@ -111,6 +123,24 @@ def check_heeded(cfg: CfgNode, *, training: bool = True) -> None:
         raise ConfigError(
             "DATALOADER.FILTER_EMPTY_ANNOTATIONS True: MRSSL.DATA.KEEP_EMPTY decides, and is True"
         )
+
+
+def check_factories(trainer: type) -> None:
+    """See that a subclass of ``MRITrainer`` overrides none of the factories that are never called.
+
+    Args:
+        trainer: the class.
+
+    Raises:
+        MrsslError: it does; the line names it.
+    """
+    for name in _FACTORIES:
+        owner = next(base for base in trainer.__mro__ if name in vars(base))
+        if owner is not DefaultTrainer:
+            raise MrsslError(
+                f"{owner.__name__}.{name}: MRITrainer does not call it; derive from Detectron2's "
+                "DefaultTrainer and plug in the parts instead"
+            )
 
 
 def _value(node: CfgNode, key: str) -> Any:

@@ -27,7 +27,7 @@ from mrssl.engines.checkpoints import FINAL, check_room, periodic_name
 from mrssl.engines.datasets import RunData
 from mrssl.engines.detectron2.catalog import load_registered
 from mrssl.engines.detectron2.checkpointing import MRICheckpointer
-from mrssl.engines.detectron2.config import check_heeded
+from mrssl.engines.detectron2.config import check_factories, check_heeded
 from mrssl.engines.detectron2.dataset_mapper import MRIDatasetMapper, to_input
 from mrssl.engines.detectron2.evaluation import SliceDatasetEvaluator, to_prediction
 from mrssl.engines.detectron2.event_writers import MetricsWriter, WandBWriter, progress_writer
@@ -79,21 +79,23 @@ class MRITrainer(DefaultTrainer):
 
     The samples, the optimiser and the checkpoints are those of the embedded engine; loop, hooks,
     model and losses are Detectron2's. ``DATASETS`` takes paths and registered names. All sets of
-    ``DATASETS.TEST`` are scored as one.
+    ``DATASETS.TEST`` are scored as one. A subclass may override the hooks and writers; Detectron2's
+    factories of model, optimiser, schedule, loaders and evaluator are not called, and refused.
 
     Args:
         cfg: Detectron2's, with the node ``MRSSL``; ``OUTPUT_DIR`` exists.
 
     Raises:
-        MrsslError: data or keys that cannot be used.
+        MrsslError: data, keys or a subclass's methods that cannot be used.
     """
 
     def __init__(self, cfg: CfgNode) -> None:
         # Not DefaultTrainer's: it builds its optimiser before weights are loaded, and its parallel
         # wrapper for GPUs only.
         TrainerBase.__init__(self)
+        check_factories(type(self))
         check_heeded(cfg)
-        cfg = with_device(DefaultTrainer.auto_scale_workers(cfg, get_world_size()))
+        cfg = with_device(self.auto_scale_workers(cfg, get_world_size()))
         self.seed = max(cfg.SEED, 0)
         seed_all_rng(self.seed)
         self.data = RunData(cfg, seed=self.seed, load=load_registered)

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mrssl.config import ConfigError
+from mrssl.errors import MrsslError
 
 from .conftest import MakeConfig
 
@@ -69,6 +72,45 @@ def test_a_key_that_says_what_it_does_is_taken(
     from mrssl.engines.detectron2.config import check_heeded
 
     check_heeded(make_config("finetune", tmp_path, *options))
+
+
+@pytest.mark.parametrize("wrap", [classmethod, staticmethod, lambda f: f])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "build_model", "build_optimizer", "build_lr_scheduler", "build_train_loader",
+        "build_test_loader", "build_evaluator",
+    ],
+)  # fmt: skip
+def test_a_factory_that_the_trainer_would_not_call_is_named(
+    make_config: MakeConfig, tmp_path: Path, name: str, wrap: Callable[..., object]
+) -> None:
+    from mrssl.engines.detectron2 import MRITrainer
+
+    own = type("Own", (), {name: wrap(lambda *args: None)})
+    mixed = type("Mixed", (own, MRITrainer), {})
+    with pytest.raises(MrsslError, match=f"^Own.{name}: MRITrainer does not call it"):
+        mixed(make_config("finetune", tmp_path))
+
+
+def test_a_subclass_may_override_what_is_called(make_config: MakeConfig, tmp_path: Path) -> None:
+    from mrssl.engines.detectron2 import MRITrainer
+
+    class Own(MRITrainer):
+        @staticmethod
+        def auto_scale_workers(cfg: Any, num_workers: int) -> Any:
+            cfg = cfg.clone()
+            cfg.defrost()
+            cfg.SOLVER.MAX_ITER = 77
+            cfg.freeze()
+            return cfg
+
+        def build_hooks(self) -> list[Any]:
+            return super().build_hooks()[:2]
+
+    trainer = Own(make_config("finetune", tmp_path))
+    assert trainer.max_iter == 77
+    assert len(trainer._hooks) == 2
 
 
 def test_every_configuration_here_is_heeded(repository_root: Path) -> None:
