@@ -12,9 +12,14 @@ from mrssl.errors import MrsslError
 from mrssl.evaluation import Evaluator, write_results
 from mrssl.files import sweep, written_whole
 
+CONFIG = "config.yaml"
+
 
 def prepare_output(cfg: CfgNode, *, resume: bool, eval_only: bool = False) -> None:
-    """Create ``OUTPUT_DIR``, see that it can be written, and leave ``config.yaml`` there.
+    """Create ``OUTPUT_DIR``, and see that it can be written and is free for this run.
+
+    Where nothing is trained ``config.yaml`` is left there, if there is none; a training leaves its
+    own by :func:`write_config`.
 
     Args:
         cfg: the configuration.
@@ -50,11 +55,19 @@ def prepare_output(cfg: CfgNode, *, resume: bool, eval_only: bool = False) -> No
             )
         if starts:
             (folder / "metrics.json").unlink(missing_ok=True)
-        described = folder / "config.yaml"
-        if not (eval_only and described.exists()):
-            with written_whole(described) as temporary:
-                temporary.write_text(cfg.dump())
+        if eval_only and not (folder / CONFIG).exists():
+            write_config(cfg)
     barrier()
+
+
+def write_config(cfg: CfgNode) -> None:
+    """Leave ``config.yaml`` in ``OUTPUT_DIR``, on the main process.
+
+    For a training once its state is there: a resume that is refused must leave the file as it is.
+    """
+    if is_main_process():
+        with written_whole(Path(cfg.OUTPUT_DIR) / CONFIG) as temporary:
+            temporary.write_text(cfg.dump())
 
 
 def write_subjects(cfg: CfgNode, evaluator: Evaluator) -> None:

@@ -71,6 +71,9 @@ def check_resumable(
 ) -> None:
     """See that an optimiser's state is that of one like ``optimizer``, before it is loaded.
 
+    Loading takes the rates of the saved state, whatever the configuration says. See first that the
+    model is the same (:func:`mrssl.checkpoint.load_strict`): that of another has other parameters.
+
     Args:
         optimizer: of the configuration.
         saved: its ``state_dict()`` as a checkpoint has it.
@@ -83,11 +86,13 @@ def check_resumable(
     if ("betas" in before[0]) != ("betas" in now[0]):
         keys = "MRSSL.SOLVER.OPTIMIZER"
     elif _parameters(before) != _parameters(now):
-        keys = "MODEL.BACKBONE.FREEZE_AT"
+        keys = "MODEL.BACKBONE.FREEZE_AT, MODEL.RESNETS.NORM, MODEL.FPN.NORM"
     elif {group["weight_decay"] for group in before} != {group["weight_decay"] for group in now}:
         keys = "SOLVER.WEIGHT_DECAY, SOLVER.WEIGHT_DECAY_NORM"
     elif [len(group["params"]) for group in before] != [len(group["params"]) for group in now]:
         keys = "MRSSL.TRANSFER.LR_FACTOR, MRSSL.TRANSFER.LAYER_DECAY"
+    elif _rates(before) != _rates(now):
+        keys = "SOLVER.BASE_LR, MRSSL.TRANSFER.LR_FACTOR, MRSSL.TRANSFER.LAYER_DECAY"
     else:
         return
     raise CheckpointError(
@@ -97,6 +102,11 @@ def check_resumable(
 
 def _parameters(groups: Sequence[Mapping[str, Any]]) -> int:
     return sum(len(group["params"]) for group in groups)
+
+
+def _rates(groups: Sequence[Mapping[str, Any]]) -> list[float]:
+    """The learning rate of each group before any schedule, which notes it."""
+    return [group.get("initial_lr", group["lr"]) for group in groups]
 
 
 def build_schedule(cfg: CfgNode) -> ParamScheduler:

@@ -11,7 +11,7 @@ import pytest
 
 from mrssl.checkpoint import save_checkpoint
 from mrssl.config import get_cfg
-from mrssl.engines.output import prepare_output
+from mrssl.engines.output import prepare_output, write_config
 from mrssl.files import written_whole
 
 
@@ -23,6 +23,7 @@ def config(folder: Path, weights: str = "") -> Any:
 
 def test_scoring_leaves_the_folder_of_a_training_alone(tmp_path: Path) -> None:
     prepare_output(config(tmp_path), resume=False)
+    write_config(config(tmp_path))
     before = (tmp_path / "config.yaml").read_bytes()
     save_checkpoint(tmp_path / "model_best.pth", {"model": {}})
     with written_whole(tmp_path / "model_0000001.pth") as temporary:

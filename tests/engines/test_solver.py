@@ -8,7 +8,13 @@ from torch import nn
 
 from mrssl.checkpoint import CheckpointError
 from mrssl.config import get_cfg
-from mrssl.engines.solver import build_optimizer, build_schedule, check_resumable, clip_gradients
+from mrssl.engines.solver import (
+    IterationLR,
+    build_optimizer,
+    build_schedule,
+    check_resumable,
+    clip_gradients,
+)
 from mrssl.errors import MrsslError
 
 
@@ -105,6 +111,9 @@ def test_gradients_are_clipped_as_detectron2_clips_them(kind: str, order: float)
         ("SOLVER.WEIGHT_DECAY", 0.0, False),
         ("SOLVER.WEIGHT_DECAY_NORM", 0.5, False),
         ("MRSSL.TRANSFER.LR_FACTOR", 1.0, False),
+        ("MRSSL.TRANSFER.LR_FACTOR", 0.2, False),
+        ("MRSSL.TRANSFER.LAYER_DECAY", 0.5, False),
+        ("SOLVER.BASE_LR", 0.5, False),
         ("MODEL.BACKBONE.FREEZE_AT", 2, True),
         ("SOLVER.MAX_ITER", 7, False),
     ],
@@ -126,6 +135,18 @@ def test_the_state_of_another_optimizer_is_told_by_its_keys(
         return
     with pytest.raises(CheckpointError, match=rf"model_final\.pth: .*{key}"):
         check_resumable(optimizer, saved, where="model_final.pth")
+
+
+def test_rates_are_compared_as_they_were_before_the_schedule() -> None:
+    cfg, model = get_cfg(), Part("roi_heads.box_predictor.cls_score.weight")
+    saved, now = build_optimizer(cfg, model), build_optimizer(cfg, model)
+    for optimizer in (saved, now):
+        IterationLR(optimizer, build_schedule(cfg), 10)
+    saved.param_groups[0]["lr"] /= 7  # somewhere in the course of the schedule
+    check_resumable(now, saved.state_dict(), where="model_final.pth")
+    cfg.SOLVER.BASE_LR *= 2
+    with pytest.raises(CheckpointError, match=r"SOLVER\.BASE_LR, MRSSL\.TRANSFER\.LR_FACTOR"):
+        check_resumable(build_optimizer(cfg, model), saved.state_dict(), where="model_final.pth")
 
 
 @pytest.mark.parametrize("steps", [(100,), (60, 60), (60, 30)])

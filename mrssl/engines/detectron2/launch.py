@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from detectron2.engine import default_setup
@@ -24,8 +26,9 @@ from mrssl.engines.detectron2.trainer import MRITrainer, score
 from mrssl.engines.device import with_device
 from mrssl.engines.distributed import is_main_process
 from mrssl.engines.launching import Processes, launch_processes
-from mrssl.engines.output import prepare_output
+from mrssl.engines.output import CONFIG, prepare_output, write_config
 from mrssl.evaluation import Results, print_table, write_results
+from mrssl.files import written_whole
 
 
 def launch(args: Namespace) -> None:
@@ -59,12 +62,15 @@ def launch(args: Namespace) -> None:
 def main(cfg: CfgNode, args: Namespace) -> Results:
     """Train, or evaluate only, in this process; the last evaluation's results."""
     prepare_output(cfg, resume=args.resume, eval_only=args.eval_only)
-    default_setup(_without_folder(cfg) if args.eval_only else cfg, args)
     if args.eval_only:
+        default_setup(_without_folder(cfg), args)
         results = evaluate_only(cfg)
     else:
+        with _config_put_back(cfg):
+            default_setup(cfg, args)
         trainer = MRITrainer(cfg)
         trainer.resume_or_load(resume=args.resume)
+        write_config(cfg)
         results = trainer.train()
     if results and is_main_process():
         print_table(results)
@@ -79,6 +85,17 @@ def _without_folder(cfg: CfgNode) -> CfgNode:
     cfg.OUTPUT_DIR = None
     cfg.freeze()
     return cfg
+
+
+@contextmanager
+def _config_put_back(cfg: CfgNode) -> Iterator[None]:
+    """Undo that ``default_setup`` replaces ``config.yaml`` before it is known if a resume goes."""
+    file = Path(cfg.OUTPUT_DIR) / CONFIG
+    before = file.read_bytes() if is_main_process() and file.exists() else None
+    yield
+    if before is not None:
+        with written_whole(file) as temporary:
+            temporary.write_bytes(before)
 
 
 def evaluate_only(cfg: CfgNode) -> Results:

@@ -22,7 +22,7 @@ from torch import nn
 from mrssl.checkpoint import Provenance, input_differences, load_checkpoint
 from mrssl.config import is_pretraining
 from mrssl.data.loader import Batches, worker_fault
-from mrssl.engines.averaging import build_average
+from mrssl.engines.averaging import build_average, load_saved_weights
 from mrssl.engines.checkpoints import FINAL, check_room, periodic_name
 from mrssl.engines.datasets import RunData
 from mrssl.engines.detectron2.catalog import load_registered
@@ -146,7 +146,10 @@ class MRITrainer(DefaultTrainer):
                 _LOG.warning(line)
             self._start_from(newest[1].get("transferred", []))
             saved = newest[1]["trainer"]["_trainer"]["optimizer"]
-            check_resumable(self.optimizer, saved, where=str(newest[0]))
+            where = str(newest[0])
+            # The model first: of another one the optimiser would blame keys of its own.
+            load_saved_weights(self.bare_model, self.average, newest[1], where=where)
+            check_resumable(self.optimizer, saved, where=where)
             self.checkpointer.resume()
             self.start_iter = self.iter + 1
             self._at_end = newest[0].name == FINAL

@@ -11,7 +11,7 @@ from mrssl.checkpoint import load_strict
 from mrssl.engines.datasets import RunData
 from mrssl.engines.device import with_device
 from mrssl.engines.distributed import get_rank, get_world_size, is_main_process
-from mrssl.engines.output import prepare_output, write_subjects
+from mrssl.engines.output import prepare_output, write_config, write_subjects
 from mrssl.engines.torchvision.batches import collate_with_truth
 from mrssl.engines.torchvision.evaluation import evaluate
 from mrssl.engines.torchvision.model import build_model, check_names
@@ -30,7 +30,12 @@ def main(cfg: CfgNode, args: Namespace) -> Results:
     cfg = with_device(cfg)
     check_names(cfg)
     prepare_output(cfg, resume=args.resume, eval_only=args.eval_only)
-    results = evaluate_only(cfg) if args.eval_only else Trainer(cfg, resume=args.resume).train()
+    if args.eval_only:
+        results = evaluate_only(cfg)
+    else:
+        trainer = Trainer(cfg, resume=args.resume)
+        write_config(cfg)
+        results = trainer.train()
     if results and is_main_process():
         print_table(results)
         write_results(results, Path(cfg.OUTPUT_DIR) / "inference" / "results.json")

@@ -134,6 +134,7 @@ class Trainer:
         self.notes += [f"warning: {line}" for line in lines]
         check_resumable(self.optimizer, content["optimizer"], where=str(path))
         load_saved_weights(self.model, self.average, content, names="torchvision", where=str(path))
+        check_resumable(self.optimizer, content["optimizer"], where=str(path))
         self.optimizer.load_state_dict(content["optimizer"])
         self.scheduler.load_state_dict(content["scheduler"])
         self.update.load_state_dict(content)

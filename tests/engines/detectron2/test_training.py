@@ -337,15 +337,34 @@ def test_a_resume_that_finds_nothing_says_so(
     assert told == [f"{tmp_path}: nothing to resume from: starting anew"]
 
 
-def test_a_run_is_not_resumed_with_another_optimizer(
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        ("MODEL.BACKBONE.FREEZE_AT", 2, r"MODEL\.BACKBONE\.FREEZE_AT"),
+        ("SOLVER.BASE_LR", 0.5, r"SOLVER\.BASE_LR"),
+        ("MRSSL.TYPE_HEAD.LOSS_WEIGHT", 0.0, "of another model than the configuration's: unknown"),
+        ("MODEL.ROI_BOX_HEAD.FC_DIM", 64, "of another model than the configuration's: "),
+    ],
+)
+def test_a_resume_that_is_refused_names_the_key_and_leaves_the_folder_alone(
+    make_config: MakeConfig, pretrained: Path, tmp_path: Path, key: str, value: object, told: str
+) -> None:
+    (tmp_path / "model_0000005.pth").write_bytes((pretrained / "model_final.pth").read_bytes())
+    (tmp_path / "config.yaml").write_text("of the run")
+    with pytest.raises(MrsslError, match=rf"model_0000005\.pth: .*{told}"):
+        run(make_config("pretrain", tmp_path, key, value), resume=True)
+    assert (tmp_path / "config.yaml").read_text() == "of the run"
+
+
+def test_a_resume_describes_itself_anew(
     make_config: MakeConfig, pretrained: Path, tmp_path: Path
 ) -> None:
-    from mrssl.engines.detectron2 import MRITrainer
-
-    (tmp_path / "model_0000005.pth").write_bytes((pretrained / "model_final.pth").read_bytes())
-    trainer = MRITrainer(make_config("pretrain", tmp_path, "MODEL.BACKBONE.FREEZE_AT", 2))
-    with pytest.raises(MrsslError, match=r"model_0000005\.pth: .*MODEL\.BACKBONE\.FREEZE_AT"):
-        trainer.resume_or_load(resume=True)
+    for name in ("model_final.pth", "metrics.json"):
+        (tmp_path / name).write_bytes((pretrained / name).read_bytes())
+    (tmp_path / "config.yaml").write_text("of the run")
+    cfg = make_config("pretrain", tmp_path, "DATASETS.TEST", "()")
+    run(cfg, resume=True)
+    assert (tmp_path / "config.yaml").read_text() == cfg.dump()
 
 
 def test_a_checkpoint_of_other_classes_is_neither_scored_nor_resumed(

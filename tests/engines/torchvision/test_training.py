@@ -319,10 +319,38 @@ def test_a_resume_that_finds_nothing_says_so(
     assert Trainer(cfg).notes == []
 
 
-def test_a_run_is_not_resumed_with_another_optimizer(
-    repository_root: Path, phantom: Path, pretrained: Path, tmp_path: Path
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        ("SOLVER.WEIGHT_DECAY", 0.0, r"SOLVER\.WEIGHT_DECAY"),
+        ("SOLVER.BASE_LR", 0.5, r"SOLVER\.BASE_LR"),
+        ("MRSSL.TYPE_HEAD.LOSS_WEIGHT", 0.0, "of another model than the configuration's: unknown"),
+        ("MODEL.ROI_BOX_HEAD.FC_DIM", 64, "of another model than the configuration's: "),
+    ],
+)
+def test_a_resume_that_is_refused_names_the_key_and_leaves_the_folder_alone(
+    repository_root: Path,
+    phantom: Path,
+    pretrained: Path,
+    tmp_path: Path,
+    key: str,
+    value: object,
+    told: str,
 ) -> None:
     (tmp_path / "model_0000005.pth").write_bytes((pretrained / "model_final.pth").read_bytes())
-    cfg = config(repository_root, PRETRAIN, phantom, tmp_path, "SOLVER.WEIGHT_DECAY", 0.0)
-    with pytest.raises(MrsslError, match=r"model_0000005\.pth: .*SOLVER\.WEIGHT_DECAY"):
-        Trainer(cfg, resume=True)
+    (tmp_path / "config.yaml").write_text("of the run")
+    cfg = config(repository_root, PRETRAIN, phantom, tmp_path, key, value)
+    with pytest.raises(MrsslError, match=rf"model_0000005\.pth: .*{told}"):
+        run(cfg, resume=True)
+    assert (tmp_path / "config.yaml").read_text() == "of the run"
+
+
+def test_a_resume_describes_itself_anew(
+    repository_root: Path, phantom: Path, pretrained: Path, tmp_path: Path
+) -> None:
+    for name in ("model_final.pth", "metrics.json"):
+        (tmp_path / name).write_bytes((pretrained / name).read_bytes())
+    (tmp_path / "config.yaml").write_text("of the run")
+    cfg = config(repository_root, PRETRAIN, phantom, tmp_path, "DATASETS.TEST", "()")
+    run(cfg, resume=True)
+    assert (tmp_path / "config.yaml").read_text() == cfg.dump()
