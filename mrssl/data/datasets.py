@@ -92,7 +92,8 @@ def load_dataset(
         labeled: True: labels are needed, cases without one are left out, with a warning; False:
             labels are ignored; None: labels where there are any.
         slice_axis: "D", "H", "W" of :func:`~mrssl.data.sources.read_volume`'s axes, or "auto":
-            DICOM slices as the scanner made them; else the axis of coarsest spacing.
+            DICOM slices as the scanner made them; else the axis of coarsest spacing. A slice store
+            keeps the slices it was prepared with.
         min_foreground: of an unlabelled data set, slices with a smaller share of foreground are
             left out; 0 keeps all and reads headers only.
         keep_unreadable: keep all slices of a volume in which ``min_foreground`` cannot be measured,

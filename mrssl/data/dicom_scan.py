@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict, defaultdict
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -28,7 +28,7 @@ class DicomScan:
     Attributes:
         volumes: by home: the file, of a volume that lies in one file; the folder; or, of a volume
             that is spread over folders, the folder that holds these.
-        refused: (path, reason) of files without a usable volume.
+        refused: (path, reason) of files without a usable volume, and of closed folders.
         slices: of all files, also those that a volume leaves out.
     """
 
@@ -138,8 +138,10 @@ def _signature(stat: os.stat_result) -> tuple[int, int]:
 
 def scan_tree(root: str | Path) -> DicomScan:
     """Volumes of all folders beneath ``root``, those that are spread over folders joined."""
-    scans = [scan_path(folder) for folder, files in walk(root) if any(map(may_be_dicom, files))]
-    return join_folders(scans)
+    refused: list[tuple[str, str]] = []
+    folders = walk(root, lambda path, reason: refused.append((path, reason)))
+    scans = [scan_path(folder) for folder, files in folders if any(map(may_be_dicom, files))]
+    return join_folders([*scans, DicomScan(refused=tuple(refused))])
 
 
 @lru_cache(maxsize=64)
@@ -149,15 +151,23 @@ def find_spread(home: str, key: str) -> DicomVolume | None:
     return next((volume for volume in volumes if volume.key == key), None)
 
 
-def walk(root: str | Path) -> Iterable[tuple[str, list[str]]]:
+def walk(root: str | Path, refuse: Callable[[str, str], object]) -> Iterable[tuple[str, list[str]]]:
     """Folders beneath ``root`` and the names of their files, sorted, without hidden ones.
 
     Links to folders are followed, after all else, so that a folder beneath ``root`` keeps its own
     path. However many links lead to a folder, it comes once.
+
+    Args:
+        root: the folder.
+        refuse: called with the path of each folder that cannot be opened, and why.
     """
+
+    def closed(error: OSError) -> None:
+        refuse(str(error.filename), f"the folder cannot be opened ({error.strerror})")
+
     tops, seen = [os.fspath(root)], set[str]()
     for top in tops:  # which grow as links are met
-        for folder, folders, files in os.walk(top):
+        for folder, folders, files in os.walk(top, onerror=closed):
             real = os.path.realpath(folder)
             if real in seen:
                 folders.clear()

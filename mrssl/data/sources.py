@@ -84,7 +84,7 @@ class VolumeSource:
 
 @dataclass(frozen=True)
 class Refused:
-    """A file that holds no usable volume, and why."""
+    """A file that holds no usable volume, or a folder that cannot be opened, and why."""
 
     path: str
     reason: str
@@ -128,7 +128,7 @@ def find_volumes(root: str | Path, *, subject_pattern: str = "") -> FoundVolumes
     found = FoundVolumes([], [])
     base = root if root.is_dir() else root.parent
     scans = []
-    for place, files in _places(root):
+    for place, files in _places(root, found.refused):
         others = [path for path in files if not is_nifti(path) and not itk_format(path)]
         for path in sorted(set(files) - set(others)):
             try:
@@ -230,10 +230,14 @@ def subject_of_file(path: str | Path) -> str:
 
 
 def volume_slice_axis(source: VolumeSource, axis: str) -> str:
-    """The slice axis of a volume, "auto" resolved: DICOM keeps the scanner's, a store its own."""
-    if axis == "auto" and source.format in ("dicom", "store"):
+    """The slice axis of a volume, "auto" resolved: DICOM keeps the scanner's.
+
+    A volume of a store was sliced when it was prepared: its D is the axis that was asked for then.
+    """
+    if axis == "auto" and source.format == "dicom":
         return "D"
-    return resolve_slice_axis(axis, source.shape, source.spacing)
+    axis = resolve_slice_axis(axis, source.shape, source.spacing)
+    return "D" if source.format == "store" else axis
 
 
 def label_source(path: str) -> VolumeSource:
@@ -283,11 +287,15 @@ def subject_in_path(path: str | Path, pattern: re.Pattern[str], base: Path) -> s
     return subject
 
 
-def _places(root: Path) -> Iterable[tuple[str, list[str]]]:
-    """A file itself, or each folder beneath ``root``; and the paths of its files."""
+def _places(root: Path, refused: list[Refused]) -> Iterable[tuple[str, list[str]]]:
+    """A file itself, or each folder beneath ``root``; and the paths of its files.
+
+    Folders that cannot be opened are added to ``refused``.
+    """
     if not root.is_dir():
         return [(str(root), [str(root)])]
-    return ((folder, [os.path.join(folder, n) for n in names]) for folder, names in walk(root))
+    folders = walk(root, lambda path, reason: refused.append(Refused(path, reason)))
+    return ((folder, [os.path.join(folder, n) for n in names]) for folder, names in folders)
 
 
 def _add_dicom(found: FoundVolumes, scan: DicomScan) -> None:

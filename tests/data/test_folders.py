@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,8 +19,9 @@ import prepare_data
 from mrssl.checkpoint import Provenance
 from mrssl.config import get_cfg
 from mrssl.data import find_volumes, load_dataset, read_volume
-from mrssl.data.dicom_scan import forget_scans
+from mrssl.data.dicom_scan import forget_scans, scan_tree
 from mrssl.data.preparing import prepare_store
+from mrssl.data.sources import Refused
 from mrssl.privacy import PathMask, cover, patient_marks, pseudonym
 
 
@@ -32,6 +36,26 @@ def deal(folder: Path, *, into: list[str]) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
         path.rename(target)
     return folder
+
+
+def test_a_folder_that_cannot_be_opened_is_told(
+    write_series: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = deal(write_series(voxels()), into=["open", "closed"])
+    closed, scandir = str(folder / "closed"), os.scandir
+
+    def refusing(path: str = ".") -> Any:  # as for others than root
+        if os.fspath(path) == closed:
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    forget_scans()
+    found = find_volumes(folder.parent)
+    assert len(found.volumes) == 1
+    reason = "the folder cannot be opened (Permission denied)"
+    assert found.refused == [Refused(closed, reason)]
+    assert scan_tree(folder).refused == ((closed, reason),)
 
 
 @pytest.mark.parametrize("into", [["a", "b"], ["a/x", "b"], list("abcdef"), [".", "b"]])
