@@ -22,7 +22,8 @@ from mrssl.config import (
 from mrssl.engines.datasets import RunData
 from mrssl.engines.detectron2.catalog import load_registered
 from mrssl.engines.detectron2.config import check_heeded, check_names, get_cfg
-from mrssl.engines.detectron2.trainer import MRITrainer, score
+from mrssl.engines.detectron2.scoring import score
+from mrssl.engines.detectron2.trainer import MRITrainer
 from mrssl.engines.device import with_device
 from mrssl.engines.distributed import is_main_process
 from mrssl.engines.launching import Processes, launch_processes

@@ -10,9 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from detectron2.data import build_detection_test_loader
 from detectron2.engine import DefaultTrainer, HookBase, TrainerBase, create_ddp_model, hooks
-from detectron2.evaluation import inference_on_dataset
 from detectron2.solver import LRMultiplier
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.events import EventWriter, TensorboardXWriter
@@ -28,8 +26,8 @@ from mrssl.engines.datasets import RunData
 from mrssl.engines.detectron2.catalog import load_registered
 from mrssl.engines.detectron2.checkpointing import MRICheckpointer
 from mrssl.engines.detectron2.config import check_factories, check_heeded
-from mrssl.engines.detectron2.dataset_mapper import MRIDatasetMapper, to_input
-from mrssl.engines.detectron2.evaluation import SliceDatasetEvaluator, to_prediction
+from mrssl.engines.detectron2.dataset_mapper import to_input
+from mrssl.engines.detectron2.evaluation import to_prediction
 from mrssl.engines.detectron2.event_writers import MetricsWriter, WandBWriter, progress_writer
 from mrssl.engines.detectron2.hooks import (
     AverageWeights,
@@ -43,6 +41,7 @@ from mrssl.engines.detectron2.hooks import (
     ValidationLoss,
 )
 from mrssl.engines.detectron2.sampling import build_seeded_model
+from mrssl.engines.detectron2.scoring import TEST_BATCH, score
 from mrssl.engines.detectron2.step import MRITrainerStep
 from mrssl.engines.device import with_device
 from mrssl.engines.distributed import (
@@ -50,10 +49,8 @@ from mrssl.engines.distributed import (
     get_rank,
     get_world_size,
     is_main_process,
-    share_buffers,
 )
 from mrssl.engines.faults import SkippedSlices
-from mrssl.engines.output import write_subjects
 from mrssl.engines.pictures import restoration_grid
 from mrssl.engines.signals import StopSignals
 from mrssl.engines.solver import build_optimizer, build_schedule, check_resumable
@@ -65,7 +62,6 @@ from mrssl.evaluation import Results
 _LOG = logging.getLogger(__name__)
 #: Held-out slices of the validation loss, spread over the test data: it is a curve, not a score.
 VALIDATION_SLICES = 32
-_TEST_BATCH = 4
 
 
 class MRITrainer(DefaultTrainer):
@@ -223,9 +219,9 @@ class MRITrainer(DefaultTrainer):
             mapper.min_instance_pixels = self.data.train_mapper.min_instance_pixels
         count = min(VALIDATION_SLICES, len(records))
         chosen = [records[(2 * i + 1) * len(records) // (2 * count)] for i in range(count)]
-        starts = range(0, count, _TEST_BATCH)  # whole batches, the same on any number of processes
+        starts = range(0, count, TEST_BATCH)  # whole batches, the same on any number of processes
         for first in starts[get_rank() :: get_world_size()]:
-            samples = [mapper(record) for record in chosen[first : first + _TEST_BATCH]]
+            samples = [mapper(record) for record in chosen[first : first + TEST_BATCH]]
             yield [to_input(sample, is_train=True) for sample in samples]
 
     # -- the run ----------------------------------------------------------------------------------
@@ -383,23 +379,4 @@ def _is_no_message(record: logging.LogRecord) -> bool:
     return error is None or not (isinstance(error, MrsslError) or worker_fault(error))
 
 
-def score(model: nn.Module, data: RunData, evaluator: Any = None) -> Results:
-    """Run ``model`` over the test slices of ``data``, by Detectron2's ``inference_on_dataset``."""
-    share_buffers(model)
-    loader = build_detection_test_loader(
-        data.test,
-        mapper=MRIDatasetMapper(data.test_mapper, is_train=False),
-        sampler=data.test_share(get_rank(), get_world_size(), _TEST_BATCH),
-        batch_size=_TEST_BATCH,
-    )
-    scoring = data.evaluator() if evaluator is None else None
-    with torch.no_grad():
-        results = inference_on_dataset(
-            model, loader, evaluator if scoring is None else SliceDatasetEvaluator(scoring)
-        )
-    if scoring is not None:
-        write_subjects(data.cfg, scoring)
-    return results
-
-
-__all__ = ["MRITrainer", "score"]
+__all__ = ["MRITrainer"]

@@ -132,7 +132,6 @@ class Trainer:
         provenance = Provenance.from_dict(content.get("mrssl", {}))
         lines = self.data.class_differences(provenance, str(path))
         self.notes += [f"warning: {line}" for line in lines]
-        check_resumable(self.optimizer, content["optimizer"], where=str(path))
         load_saved_weights(self.model, self.average, content, names="torchvision", where=str(path))
         check_resumable(self.optimizer, content["optimizer"], where=str(path))
         self.optimizer.load_state_dict(content["optimizer"])
