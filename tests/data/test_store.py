@@ -108,6 +108,7 @@ def test_the_mapper_makes_the_same_samples(labeled_set: Path, store: Path, head:
     samples = []
     for path in (labeled_set, store / "dataset.json"):
         settings = ["MODEL.ROI_HEADS.NAME", head, "INPUT.MIN_SIZE_TRAIN", "(48,)"]
+        settings += ["MODEL.MASK_ON", "True"]
         cfg = load_cfg(None, [*settings, "DATASETS.TRAIN", f"('{path}:train',)"])
         data = RunData(cfg, seed=3)
         samples.append([data.train_mapper(record, epoch=2, iteration=9) for record in data.train])
