@@ -62,7 +62,8 @@ class Ghosting(Distortion):
     modulation ``1 + 2 a sin(2 pi j / period + phase)`` of line j gives two ghosts of amplitude a
     displaced by +- N / period pixels, N lines in all, j counted from DC (Wood and Henkelman, "MR
     image artifacts from periodic motion", Medical Physics 1985). The line of the mean brightness is
-    left as it is: ghosts, not a brighter or darker region, are the sign.
+    left as it is, and those beside it nearly, by a phase near 0 or pi: ghosts, not a brighter or
+    darker region, are the sign.
 
     Severity: ghost amplitude ``0.8 * severity`` of the original.
     """
@@ -147,14 +148,9 @@ class Motion(Distortion):
         # Before the centre and after it: (first line, end, degrees, dy, dx) in centred order.
         before, after = rng.uniform(0.42, 0.48), rng.uniform(0.52, 0.58)
         middle = length // 2  # of DC; in a small region the shares may round to it
-        spans = (
-            (0, min(round(before * length), middle)),
-            (
-                max(round(after * length), middle + 1),
-                length,
-            ),
-        )
-        for first, last in spans:
+        before = min(round(before * length), middle)
+        after = max(round(after * length), middle + 1)
+        for first, last in ((0, before), (after, length)):
             scale = severity * rng.uniform(0.5, 1.0, 3)
             degrees = 15.0 * scale[0] * draw_sign(rng)
             dy, dx = (

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -48,6 +50,18 @@ class ConvNormReLU(nn.Sequential):
 def upsample2(x: Tensor) -> Tensor:
     """Twice the height and width, bilinear."""
     return nn.functional.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
+
+
+def add_levels(maps: Sequence[Tensor]) -> Tensor:
+    """The levels of a pyramid at the finest, added up, each upsampled to the next finer.
+
+    Args:
+        maps: from fine to coarse, float (B, D, H / 2^i, W / 2^i) of level i.
+    """
+    *finer, x = maps
+    for level in reversed(finer):
+        x = upsample2(x) + level
+    return x
 
 
 def space_to_depth(x: Tensor) -> Tensor:

@@ -6,14 +6,24 @@ Shape letters: B slices, C channels of the pyramid, D ``conv_dim``, H, W the pad
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mrssl.modeling.layers import ConvNormReLU, upsample2
+from mrssl.modeling.layers import ConvNormReLU, add_levels, upsample2
 from mrssl.structures import RestorationTargets
+
+
+def decoder_options(cfg: CfgNode) -> dict[str, Any]:
+    """What decoders of the pyramid take from a configuration: the levels that the ROI heads read."""
+    return {
+        "in_features": cfg.MODEL.ROI_HEADS.IN_FEATURES,
+        "in_channels": cfg.MODEL.FPN.OUT_CHANNELS,
+        "norm": cfg.MRSSL.DISTORTION_HEAD.NORM,
+    }
 
 
 class RestorationDecoder(nn.Module):
@@ -47,11 +57,7 @@ class RestorationDecoder(nn.Module):
     @classmethod
     def from_config(cls, cfg: CfgNode) -> RestorationDecoder:
         """For the levels of the pyramid that the ROI heads read."""
-        return cls(
-            in_features=cfg.MODEL.ROI_HEADS.IN_FEATURES,
-            in_channels=cfg.MODEL.FPN.OUT_CHANNELS,
-            norm=cfg.MRSSL.DISTORTION_HEAD.NORM,
-        )
+        return cls(**decoder_options(cfg))
 
     def forward(self, features: Mapping[str, Tensor]) -> Tensor:
         """Restored intensities, float (B, H, W), about [0, 1] but not clipped.
@@ -62,9 +68,7 @@ class RestorationDecoder(nn.Module):
         maps = [
             level(features[name]) for name, level in zip(self.in_features, self.levels, strict=True)
         ]
-        x = maps.pop()
-        while maps:
-            x = upsample2(x) + maps.pop()
+        x = add_levels(maps)
         return self.predictor(self.stride1(upsample2(self.stride2(upsample2(x)))))[:, 0]
 
 
@@ -82,4 +86,4 @@ def whole_slice_loss(restored: Tensor, targets: Sequence[RestorationTargets]) ->
     return torch.stack(errors).mean()
 
 
-__all__ = ["RestorationDecoder", "whole_slice_loss"]
+__all__ = ["RestorationDecoder", "decoder_options", "whole_slice_loss"]

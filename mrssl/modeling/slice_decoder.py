@@ -11,7 +11,8 @@ from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mrssl.modeling.layers import ConvNormReLU, upsample2
+from mrssl.modeling.layers import ConvNormReLU, add_levels
+from mrssl.modeling.restoration_decoder import decoder_options
 
 #: Of the finest level of the pyramid: the side of the block of pixels that one of its cells gives.
 STRIDE = 4
@@ -49,11 +50,7 @@ class SliceDecoder(nn.Module):
     @classmethod
     def from_config(cls, cfg: CfgNode) -> SliceDecoder:
         """For the levels of the pyramid that the ROI heads read."""
-        return cls(
-            in_features=cfg.MODEL.ROI_HEADS.IN_FEATURES,
-            in_channels=cfg.MODEL.FPN.OUT_CHANNELS,
-            norm=cfg.MRSSL.DISTORTION_HEAD.NORM,
-        )
+        return cls(**decoder_options(cfg))
 
     def forward(self, features: Mapping[str, Tensor]) -> Tensor:
         """Restored intensities, float (B, H, W), about [0, 1] but not clipped.
@@ -65,10 +62,8 @@ class SliceDecoder(nn.Module):
             lateral(features[name])
             for name, lateral in zip(self.in_features, self.laterals, strict=True)
         ]
-        x = maps.pop()
-        while maps:
-            x = upsample2(x) + maps.pop()
-        return F.pixel_shuffle(self.predictor(self.smooth(x)), STRIDE)[:, 0]
+        joined = self.smooth(add_levels(maps))
+        return F.pixel_shuffle(self.predictor(joined), STRIDE)[:, 0]
 
 
 __all__ = ["SliceDecoder"]

@@ -93,10 +93,12 @@ def _config_put_back(cfg: CfgNode) -> Iterator[None]:
     """Undo that ``default_setup`` replaces ``config.yaml`` before it is known if a resume goes."""
     file = Path(cfg.OUTPUT_DIR) / CONFIG
     before = file.read_bytes() if is_main_process() and file.exists() else None
-    yield
-    if before is not None:
-        with written_whole(file) as temporary:
-            temporary.write_bytes(before)
+    try:
+        yield
+    finally:
+        if before is not None:
+            with written_whole(file) as temporary:
+                temporary.write_bytes(before)
 
 
 def evaluate_only(cfg: CfgNode) -> Results:
