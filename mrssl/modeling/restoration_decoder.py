@@ -18,7 +18,7 @@ from mrssl.structures import RestorationTargets
 
 
 def decoder_options(cfg: CfgNode) -> dict[str, Any]:
-    """What decoders take from a configuration: the levels of the pyramid that the ROI heads read."""
+    """What decoders take from a configuration: of the pyramid, the levels the ROI heads read."""
     return {
         "in_features": cfg.MODEL.ROI_HEADS.IN_FEATURES,
         "in_channels": cfg.MODEL.FPN.OUT_CHANNELS,
