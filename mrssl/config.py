@@ -13,8 +13,9 @@ from typing import Any
 
 from fvcore.common.config import CfgNode as CN
 
+from mrssl.config_values import number_faults
 from mrssl.detectron2_keys import detectron2_keys
-from mrssl.errors import MrsslError
+from mrssl.errors import MrsslError, one_line
 
 #: The one switch between pretraining and fine-tuning (``MODEL.ROI_HEADS.NAME``).
 DISTORTION_ROI_HEADS = "DistortionROIHeads"
@@ -50,6 +51,16 @@ def check_masks(cfg: CN) -> None:
         raise ConfigError(
             "MODEL.MASK_ON False: only pretraining does without masks; set it to True"
         )
+
+
+def check_numbers(cfg: CN) -> None:
+    """See that every number is one that its key can have.
+
+    Raises:
+        ConfigError: one is not; of several, the line names the first.
+    """
+    if faults := number_faults(cfg):
+        raise ConfigError(faults[0])
 
 
 def check_norms(cfg: CN, known: Sequence[str], *, engine: str) -> None:
@@ -268,22 +279,28 @@ def load_cfg(
     Raises:
         ConfigError: a missing or unreadable file, an unknown key or a value of the wrong type;
             one line that names the file and the key.
+        ConfigError: a number that its key cannot have.
     """
     cfg = get_cfg() if cfg is None else cfg
     if config_file is not None:
         try:
             cfg.merge_from_file(str(config_file))
         except Exception as error:  # yaml, yacs and iopath each raise their own
-            raise ConfigError(f"{config_file}: {_one_line(error)}") from error
+            raise ConfigError(f"{config_file}: {_told(error)}") from error
     if len(overrides) % 2:
         raise ConfigError(f"overrides come as KEY VALUE pairs; {overrides[-1]!r} has no value")
     try:
         cfg.merge_from_list(list(overrides))
     except Exception as error:
-        raise ConfigError(f"command line: {_one_line(error)}") from error
+        raise ConfigError(f"command line: {_told(error)}") from error
+    check_numbers(cfg)
     cfg.freeze()
     return cfg
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+def _told(error: Exception) -> str:
+    """``error`` on one line, and what is most often behind it where a list was wanted."""
+    text = one_line(error)
+    if "(<class 'tuple'> vs. " in text:
+        text += "; a list of one has a comma: ('x',)"
+    return text

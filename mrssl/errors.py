@@ -44,6 +44,11 @@ def optional_import(name: str, install: str) -> ModuleType:
         raise MissingDependencyError(f"{name} is needed here ({error}): {install}") from error
 
 
+def one_line(error: BaseException) -> str:
+    """An exception's message on one line, short; its type where it has none."""
+    return (" ".join(str(error).split()) or type(error).__name__)[:200]
+
+
 def run_main(main: Callable[[], int | None]) -> None:
     """Run a command line's ``main`` and exit: an :class:`MrsslError` is one line and status 1.
 

@@ -44,6 +44,16 @@ def written_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Put ``text``, as UTF-8, in the place of ``path``; as :func:`written_whole`.
+
+    Raises:
+        MrsslError: the folder or the file cannot be written; one line that names it.
+    """
+    with written_whole(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     """A binary file that takes the place of ``path``; as :func:`written_whole`.
@@ -97,4 +107,4 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-__all__ = ["replacing", "reserve", "sweep", "written_whole"]
+__all__ = ["replacing", "reserve", "sweep", "write_text", "written_whole"]

@@ -15,7 +15,7 @@ import pytest
 
 MIDDLE = ("distortions", "data", "modeling", "evaluation", "checkpoint")
 # mrssl itself and its modules
-EVERYWHERE = ("", "errors", "files", "config", "detectron2_keys", "privacy")
+EVERYWHERE = ("", "errors", "files", "config", "config_values", "detectron2_keys", "privacy")
 KNOWN = (*EVERYWHERE, "structures", *MIDDLE, "engines")
 DETECTORS = ("detectron2", "torchvision")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 
 
 def positive(text: str) -> int:
@@ -16,3 +17,13 @@ def positive(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"{value} is less than 1")
     return value
+
+
+def add_overrides(parser: argparse.ArgumentParser) -> None:
+    """Take ``KEY VALUE ...`` as ``opts``; to be parsed by :func:`parse`."""
+    parser.add_argument("opts", nargs="*", default=[], help="overrides: KEY VALUE ...")
+
+
+def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments, with options before, between and after the overrides."""
+    return parser.parse_intermixed_args(argv)

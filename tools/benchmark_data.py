@@ -38,7 +38,7 @@ from mrssl.data.preparing import prepare_store
 from mrssl.data.records import PackedRecords
 from mrssl.data.store import INDEX_NAME, index_digest
 from mrssl.errors import run_main
-from mrssl.files import written_whole
+from mrssl.files import write_text
 
 #: What is asked for: prepared per bare second, slices a second, MiB.
 MIN_RATIO, MIN_SLICES, MAX_GROWTH = 0.8, 1500, 8.0
@@ -101,8 +101,7 @@ def synthetic_store(folder: Path, entries: int, shape: tuple[int, int, int]) -> 
         content["volumes"].append(entry)
         os.link(store / "volumes" / f"{first['key']}.npy", _array(store, entry["key"]))
     content["digest"] = index_digest(content)
-    with written_whole(store / INDEX_NAME) as temporary:
-        temporary.write_text(json.dumps(content))
+    write_text(store / INDEX_NAME, json.dumps(content))
     return store
 
 
@@ -174,8 +173,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     text = json.dumps(figures, indent=2)
     print(text)
     if args.json:
-        with written_whole(args.json) as temporary:
-            temporary.write_text(text + "\n")
+        write_text(args.json, text + "\n")
     good = (
         figures["prepare_ratio"] >= MIN_RATIO
         and figures["store_slices_per_second"] >= MIN_SLICES

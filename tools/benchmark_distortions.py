@@ -31,7 +31,7 @@ from mrssl.distortions import (
     build_distortions,
 )
 from mrssl.errors import run_main
-from mrssl.files import written_whole
+from mrssl.files import write_text
 from mrssl.structures.foreground import foreground_mask
 
 #: Nearest transforms: type -> (class, keyword arguments), in ranges like those of the type.
@@ -253,8 +253,7 @@ def main() -> None:
         ratio = result[f"ratio_{peer}"]
         print(f"ratio_{peer:16} {'not installed' if ratio is None else f'{ratio:6.3g}'}")
     if args.json is not None:
-        with written_whole(args.json) as path:
-            path.write_text(json.dumps(result, indent=2))
+        write_text(args.json, json.dumps(result, indent=2))
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from typing import Any
 import cv2
 import torch
 
-from arguments import positive
+from arguments import add_overrides, parse, positive
 from benchmark_distortions import benchmark_distortions
 from benchmark_memory import worker_memory
 from benchmark_steps import load_weights, make_mapper, ratio, step_of
@@ -118,8 +118,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--weights", type=Path, help="a pretraining checkpoint: steps late in training"
     )
     parser.add_argument("--json", type=Path, help="write the figures here")
-    parser.add_argument("opts", nargs=argparse.REMAINDER, help="overrides: KEY VALUE ...")
-    args = parser.parse_args(arguments)
+    add_overrides(parser)
+    args = parse(parser, arguments)
     cuda = "cuda" if torch.cuda.is_available() else "cpu"
     cfg = load_cfg(args.config_file, ["MODEL.DEVICE", cuda, *args.opts])
     figures: dict[str, Any] = {"device": _device()}

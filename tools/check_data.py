@@ -21,7 +21,7 @@ from mrssl.data.cases import Case, read_splits
 from mrssl.data.checking import DataReport, check_data, write_contact_sheet
 from mrssl.data.splits import split_subjects
 from mrssl.errors import MrsslError, run_main
-from mrssl.files import written_whole
+from mrssl.files import write_text
 
 
 def share(text: str) -> tuple[str, float]:
@@ -149,8 +149,7 @@ def write_split(path: Path, split: dict[str, list[str]]) -> None:
                 "subjects by hand, or remove it to divide anew"
             )
         return
-    with written_whole(path) as temporary:
-        temporary.write_text(json.dumps(split, indent=1) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(split, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from fvcore.common.config import CfgNode
 
+from arguments import add_overrides
 from mrssl.config import load_cfg
 from mrssl.engines.device import with_device
 
@@ -25,7 +26,7 @@ def checkpoint_parser(description: str | None, training: str) -> argparse.Argume
     options.add_argument("--weights", required=True, help=f"a checkpoint of the {training}")
     options.add_argument("--dataset", required=True, help="folder of scans, or dataset.json:split")
     options.add_argument("--output", required=True, type=Path, metavar="DIR")
-    options.add_argument("opts", nargs=argparse.REMAINDER, help="overrides: KEY VALUE ...")
+    add_overrides(options)
     return options
 
 

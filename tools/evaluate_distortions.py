@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from fvcore.common.config import CfgNode
 
+from arguments import parse
 from checkpoint_cli import checkpoint_parser, configuration
 from distortion_report import FOUND, Sweep, draw_recall, format_sweep
 from mrssl.checkpoint import Provenance, load_checkpoint, load_strict
@@ -36,7 +37,7 @@ from mrssl.engines.torchvision.batches import collate_with_truth
 from mrssl.engines.torchvision.evaluation import evaluate
 from mrssl.errors import MrsslError, optional_import, run_main
 from mrssl.evaluation import pretext_evaluator, write_results
-from mrssl.files import written_whole
+from mrssl.files import write_text, written_whole
 
 SEVERITIES = (0.0, 0.25, 0.5, 1.0)
 BATCH = 4
@@ -175,7 +176,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Evaluate, print the table, and write."""
-    args = parser().parse_args(argv)
+    args = parse(parser(), argv)
     optional_import("matplotlib", "pip install matplotlib")
     if args.slices < 1:
         raise MrsslError(f"--slices {args.slices}: give at least 1")
@@ -187,8 +188,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     found = sweep(model, data, args.severities, args.slices)
     text = format_sweep(found)
     print(text)
-    with written_whole(args.output / "distortions.md") as path:
-        path.write_text(text + "\n", encoding="utf-8")
+    write_text(args.output / "distortions.md", text + "\n")
     write_results(
         {
             "weights": Path(args.weights).name,

@@ -37,7 +37,7 @@ from mrssl.engines.torchvision.batches import to_input
 from mrssl.errors import MrsslError, run_main
 from mrssl.evaluation import write_results
 from mrssl.evaluation.metrics import dice
-from mrssl.files import written_whole
+from mrssl.files import write_text
 
 #: Weight of the penalty, a share of the number of pixels that are fitted on.
 PENALTY = 1e-3
@@ -218,8 +218,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         disable_numparse=True,
     )
     print(text)
-    with written_whole(args.output / "features.md") as path:
-        path.write_text(text + "\n", encoding="utf-8")
+    write_text(args.output / "features.md", text + "\n")
     write_results(
         {"dataset": args.dataset, "subjects": subjects, "slices": len(slices), "rows": rows},
         args.output / "features.json",

@@ -28,6 +28,7 @@ import numpy as np
 from fvcore.common.config import CfgNode
 from tabulate import tabulate
 
+from arguments import parse
 from checkpoint_cli import checkpoint_parser, configuration
 from mrssl.data.descriptions import Description, describe
 from mrssl.data.label_files import read_label
@@ -35,7 +36,7 @@ from mrssl.data.sources import read_source
 from mrssl.engines.torchvision.main import evaluate_only
 from mrssl.errors import MrsslError, optional_import, run_main
 from mrssl.evaluation import write_results
-from mrssl.files import written_whole
+from mrssl.files import write_text, written_whole
 from mrssl.structures import Volume
 
 #: What is reported: in results, in words.
@@ -167,7 +168,7 @@ def parser() -> ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Evaluate, print the table, and write."""
-    args = parser().parse_args(argv)
+    args = parse(parser(), argv)
     optional_import("matplotlib", "pip install matplotlib")
     cfg = configuration(args)
     described = describe(args.dataset)
@@ -181,8 +182,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         disable_numparse=True,
     )
     print(text)
-    with written_whole(args.output / "names.md") as path:
-        path.write_text(text + "\n", encoding="utf-8")
+    write_text(args.output / "names.md", text + "\n")
     write_results(
         {"weights": Path(args.weights).name, "axis": "DHW"[axis], "rows": rows},
         args.output / "names.json",

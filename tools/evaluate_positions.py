@@ -22,6 +22,7 @@ import torch
 from tabulate import tabulate
 from tqdm import tqdm
 
+from arguments import parse
 from checkpoint_cli import checkpoint_parser, configuration
 from evaluate_distortions import load_model
 from mrssl.config import ConfigError
@@ -31,7 +32,7 @@ from mrssl.engines.torchvision import MaskRCNN
 from mrssl.engines.torchvision.batches import to_input
 from mrssl.errors import MrsslError, optional_import, run_main
 from mrssl.evaluation import write_results
-from mrssl.files import written_whole
+from mrssl.files import write_text, written_whole
 
 AXES = ("columns", "rows", "slices")
 #: Centres and side of the squares, as shares of a window's sides and of its shorter one.
@@ -116,7 +117,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Evaluate, print the table, and write."""
-    args = parser().parse_args(argv)
+    args = parse(parser(), argv)
     optional_import("matplotlib", "pip install matplotlib")
     if args.slices < 1:
         raise MrsslError(f"--slices {args.slices}: give at least 1")
@@ -138,8 +139,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         disable_numparse=True,
     )
     print(text)
-    with written_whole(args.output / "positions.md") as path:
-        path.write_text(text + "\n", encoding="utf-8")
+    write_text(args.output / "positions.md", text + "\n")
     subjects = dict.fromkeys(subject for subject, _, _ in found)
     write_results(
         {

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import shutil
 import signal
 import statistics
 import subprocess
@@ -22,6 +21,7 @@ import numpy as np
 
 from mrssl.checkpoint import load_checkpoint, same_content
 from mrssl.engines.checkpoints import RunCheckpoints
+from mrssl.engines.report import read_history
 from mrssl.errors import MrsslError, optional_import
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -163,8 +163,7 @@ class Laboratory:
 
     def pace(self, name: str = "undisturbed") -> float:
         """Seconds that an iteration of a run took."""
-        lines = (self.output(name) / "metrics.json").read_text().splitlines()
-        rates = [row[_RATE] for row in map(json.loads, lines) if _RATE in row]
+        rates = [row[_RATE] for row in read_history(self.output(name)) if _RATE in row]
         return 2 / statistics.median(rates)  # two images an iteration
 
     def wait_for(
@@ -193,10 +192,6 @@ class Laboratory:
         except MrsslError:
             return False
         return found is None or not found[2]
-
-    def forget(self, name: str) -> None:
-        """Remove a run."""
-        shutil.rmtree(self.output(name), ignore_errors=True)
 
 
 def kill_and_resume(

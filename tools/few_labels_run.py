@@ -21,6 +21,7 @@ import train_net
 from few_labels_bench import RESULT, Bench, Row, file_digest
 from few_labels_plan import PRETRAIN, ROOT, TORCHVISION, Run
 from mrssl.engines.checkpoints import FINAL
+from mrssl.engines.report import read_history
 from mrssl.errors import MrsslError
 from mrssl.evaluation import write_results
 
@@ -190,11 +191,9 @@ def curve(folder: Path, *, engine: str, last: int) -> list[list[float]]:
         last: iterations of the whole training.
     """
     first = 0 if engine == TORCHVISION else 1
-    lines = (folder / "metrics.json").read_text(encoding="utf-8").splitlines()
-    rows = map(json.loads, lines)
     return [
         [min(row["iteration"] + first, last), row["dice/dice"]]
-        for row in rows
+        for row in read_history(folder)
         if "dice/dice" in row
     ]
 

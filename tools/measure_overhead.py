@@ -11,7 +11,6 @@ nilearn.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import subprocess
@@ -21,8 +20,10 @@ from pathlib import Path
 
 from tabulate import tabulate
 
+from arguments import add_overrides, parse
 from fault_runs import ROOT, write_volumes
 from mrssl.engines import ENGINES, choose_engine
+from mrssl.engines.report import read_history
 from mrssl.errors import MrsslError, run_main
 
 CONFIG = "configs/pretrain/distortion_R_18_FPN_small.yaml"
@@ -50,8 +51,7 @@ def measure(engine: str, config: str, iterations: int, opts: list[str]) -> dict[
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
         if done.returncode:
             raise MrsslError(f"the run failed: {done.stderr[-500:]}")
-        lines = (output / "metrics.json").read_text().splitlines()
-    rows = [row for row in map(json.loads, lines) if "data_share" in row][2:]
+        rows = [row for row in read_history(output) if "data_share" in row][2:]
     return {name: statistics.median(row[name] for row in rows) for name in FIGURES}
 
 
@@ -61,8 +61,8 @@ def main() -> int:
     parser.add_argument("--engine", choices=ENGINES, default="auto")
     parser.add_argument("--config-file", default=str(ROOT / CONFIG))
     parser.add_argument("--iterations", type=int, default=20)
-    parser.add_argument("opts", nargs=argparse.REMAINDER, help="overrides: KEY VALUE ...")
-    args = parser.parse_args()
+    add_overrides(parser)
+    args = parse(parser, None)
     engine = choose_engine(args.engine)
     found = measure(engine, args.config_file, args.iterations, args.opts)
     print(tabulate([[engine, *found.values()]], headers=["engine", *found], floatfmt=".4f"))

@@ -36,6 +36,7 @@ import torch
 from fvcore.common.config import CfgNode
 from tqdm import tqdm
 
+from arguments import parse
 from checkpoint_cli import checkpoint_parser, configuration
 from mrssl.checkpoint import Provenance, load_strict
 from mrssl.config import ConfigError, is_pretraining
@@ -51,7 +52,7 @@ from mrssl.engines.torchvision.batches import collate, to_prediction
 from mrssl.errors import MrsslError, run_main
 from mrssl.evaluation.joining import Instance, instances_of
 from mrssl.evaluation.naming import class_volumes
-from mrssl.files import replacing, written_whole
+from mrssl.files import replacing, write_text, written_whole
 from mrssl.privacy import cover, folder_alias, pseudonym
 from mrssl.structures.volume import matching_transform
 
@@ -258,13 +259,12 @@ def draw_volume(path: Path, image: Any, labels: np.ndarray) -> None:
 
 
 def _write_json(content: Record, path: Path) -> None:
-    with written_whole(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(content, indent=1) + "\n")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Segment, and write."""
-    args = checkpoint_parser(__doc__, "fine-tuning").parse_args(argv)
+    args = parse(checkpoint_parser(__doc__, "fine-tuning"), argv)
     cfg = configuration(args)
     if is_pretraining(cfg):
         raise ConfigError(f"{args.config_file}: a configuration of the pretext segments nothing")

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import argparse
 
-from arguments import positive
+from arguments import add_overrides, parse, positive
 from mrssl.engines import ENGINES, choose_engine
 from mrssl.errors import run_main
 
@@ -33,8 +33,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--num-machines", type=positive, default=1)
     parser.add_argument("--machine-rank", type=int, default=0, help="of this one, from 0 up")
     parser.add_argument("--dist-url", default="auto", help="where processes meet: tcp://HOST:PORT")
-    parser.add_argument("opts", nargs=argparse.REMAINDER, help="overrides: KEY VALUE ...")
-    args = parser.parse_args(argv)
+    add_overrides(parser)
+    args = parse(parser, argv)
     if not 0 <= args.machine_rank < args.num_machines:
         parser.error(f"--machine-rank {args.machine_rank}: of {args.num_machines} machines")
     return args

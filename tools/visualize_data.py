@@ -22,13 +22,14 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from arguments import add_overrides, parse
 from mrssl.config import load_cfg
 from mrssl.data.mapper import INTENSITY_SCALE
 from mrssl.distortions import Distorter, Distortion, DistortionContext, Region
 from mrssl.distortions.distorter import alpha_of, blend
 from mrssl.engines.datasets import RunData
 from mrssl.errors import MrsslError, run_main
-from mrssl.files import written_whole
+from mrssl.files import write_text, written_whole
 from mrssl.structures.foreground import foreground_mask
 
 SEVERITIES = (0.3, 0.6, 1.0)
@@ -220,13 +221,13 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--output", required=True, type=Path, metavar="DIR")
     options.add_argument("--num", type=int, default=16, help="samples (default: 16)")
     options.add_argument("--seed", type=int, default=0, help="of the samples (default: 0)")
-    options.add_argument("opts", nargs=argparse.REMAINDER, help="overrides: KEY VALUE ...")
+    add_overrides(options)
     return options
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Map some slices of ``DATASETS.TRAIN`` and draw them."""
-    args = parser().parse_args(argv)
+    args = parse(parser(), argv)
     if args.num < 1:
         raise MrsslError(f"--num {args.num}: give at least 1")
     data = RunData(load_cfg(args.config_file, args.opts), seed=args.seed)
@@ -256,8 +257,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         save_png(args.output / name, sample_picture(sample, data.class_names))
         kept = ("file_name", "series", "slice_index", "image_id", "seed", "donor", "view")
         notes.append({"picture": name, **{k: sample[k] for k in (*kept, "records") if k in sample}})
-    with written_whole(args.output / "samples.json") as path:
-        path.write_text(json.dumps(notes, indent=1))
+    write_text(args.output / "samples.json", json.dumps(notes, indent=1))
     print(f"{args.output}: {len(notes)} samples")
 
 

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any, get_args
 
 import yaml
+from tabulate import tabulate
 from torch import Tensor
 
 from mrssl.checkpoint.groups import (
     GROUPS,
     PREDICTORS,
     by_group,
-    format_table,
     group_of,
     groups_of_scope,
 )
@@ -67,7 +67,7 @@ class ExportReport:
             if group in self.kept or group in self.dropped
         ]
         rows.append(("all", sum(row[1] for row in rows), sum(row[2] for row in rows)))
-        lines = [format_table(("group", "kept", "dropped"), rows)]
+        lines = [tabulate(rows, headers=("group", "kept", "dropped"))]
         lines += [f"note: {note}" for note in self.notes]
         lines.append(f"wrote {self.output} (names of {self.to})")
         if self.config is not None:

@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
-from typing import Literal
-
-from tabulate import tabulate
+from collections.abc import Iterable
 
 from mrssl.errors import MrsslError
-
-Scope = Literal["backbone", "fpn", "rpn", "detector"]
 
 # The first prefix that fits decides. mask_head.deconv does not depend on the classes.
 _PREFIXES: tuple[tuple[str, str], ...] = (
@@ -96,8 +91,3 @@ def by_group(names: Iterable[str]) -> dict[str, list[str]]:
     for name in names:
         lists[group_of(name)].append(name)
     return {group: members for group, members in lists.items() if members}
-
-
-def format_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A plain table for a terminal or a log."""
-    return tabulate(rows, headers=header)

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from tabulate import tabulate
 from torch import Tensor, nn
 
-from mrssl.checkpoint.groups import GROUPS, format_table, group_of, groups_to_load
+from mrssl.checkpoint.groups import GROUPS, group_of, groups_to_load
 from mrssl.checkpoint.io import CheckpointError, load_checkpoint
 from mrssl.checkpoint.names import NAMINGS, Naming, detectron2_name, rename, to_torchvision
 from mrssl.checkpoint.provenance import Provenance
@@ -62,7 +63,7 @@ class LoadReport:
         counts = self.counts()
         rows = [(group, *row.values()) for group, row in counts.items()]
         rows.append(("all", *(sum(column) for column in zip(*(r[1:] for r in rows), strict=True))))
-        lines = [format_table(("group", "loaded", "new", "dropped", "mismatched"), rows)]
+        lines = [tabulate(rows, headers=("group", "loaded", "new", "dropped", "mismatched"))]
         lines += [
             f"mismatched: {name}: {list(there)} in the checkpoint, {list(here)} in the model"
             for name, there, here in self.mismatched

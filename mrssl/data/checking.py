@@ -19,7 +19,7 @@ from mrssl.data.label_files import check_label, read_label
 from mrssl.data.normalization import foreground_threshold, intensity_window, normalize
 from mrssl.data.sources import Refused, find_volumes, read_source, volume_slice_axis
 from mrssl.errors import MrsslError
-from mrssl.files import written_whole
+from mrssl.files import write_text, written_whole
 from mrssl.privacy import PathMask
 from mrssl.structures.volume import Volume
 
@@ -55,8 +55,7 @@ class DataReport:
 
     def write_json(self, path: str | Path) -> None:
         """Write :meth:`to_dict` as JSON, whole or not at all."""
-        with written_whole(path) as temporary:
-            temporary.write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
+        write_text(path, json.dumps(self.to_dict(), indent=1) + "\n")
 
     def cover_names(self, mask: PathMask) -> None:
         """Cover patients' names in paths, and in what the headers say of series and protocol."""

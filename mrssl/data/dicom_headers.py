@@ -24,8 +24,7 @@ from mrssl.data.dicom_elements import (
     read_file_meta,
     read_raw_header,
 )
-from mrssl.data.dicom_values import one_line
-from mrssl.errors import MrsslError, optional_import
+from mrssl.errors import MrsslError, one_line, optional_import
 
 #: Private fields: Siemens' description of a mosaic, Philips' factor from stored to real values.
 CSA_IMAGE_HEADER = 0x00291010

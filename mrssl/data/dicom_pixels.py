@@ -11,7 +11,7 @@ import numpy as np
 
 from mrssl.data.dicom_headers import DicomError, read_dataset
 from mrssl.data.dicom_slices import PixelFormat, SliceHeader
-from mrssl.data.dicom_values import one_line
+from mrssl.errors import one_line
 
 #: Decoded bytes of one file, at most, and for each byte of a compressed file.
 _MAX_FILE_BYTES = 2**30

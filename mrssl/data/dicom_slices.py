@@ -28,7 +28,8 @@ from mrssl.data.dicom_headers import (
     Header,
     read_header,
 )
-from mrssl.data.dicom_values import first, number, numbers, one_line, positive, tag_text
+from mrssl.data.dicom_values import first, number, numbers, positive, tag_text
+from mrssl.errors import one_line
 from mrssl.privacy import patient_marks, pseudonym
 
 #: Largest difference of direction cosines within a volume.

@@ -46,9 +46,4 @@ def positive(value: Any) -> float | None:
     return found if found is not None and found > 0 else None
 
 
-def one_line(error: BaseException) -> str:
-    """An exception's message on one line, short."""
-    return (" ".join(str(error).split()) or type(error).__name__)[:200]
-
-
-__all__ = ["first", "number", "numbers", "one_line", "positive", "tag_text"]
+__all__ = ["first", "number", "numbers", "positive", "tag_text"]

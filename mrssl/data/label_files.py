@@ -19,13 +19,13 @@ from mrssl.data.dicom_headers import (
     read_header,
 )
 from mrssl.data.dicom_pixels import decode_frames
-from mrssl.data.dicom_values import first, number, numbers, one_line
+from mrssl.data.dicom_values import first, number, numbers
 from mrssl.data.itk import itk_format
 from mrssl.data.labels import align_label, check_label_geometry
 from mrssl.data.nifti import is_nifti
 from mrssl.data.sources import label_source, read_volume
 from mrssl.data.store import is_stored
-from mrssl.errors import MrsslError
+from mrssl.errors import MrsslError, one_line
 
 #: A frame may lie this share of a voxel beside the image's grid.
 _OFF_GRID = 0.1

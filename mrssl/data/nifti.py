@@ -22,7 +22,7 @@ from nibabel.orientations import (
     ornt_transform,
 )
 
-from mrssl.errors import MrsslError
+from mrssl.errors import MrsslError, one_line
 from mrssl.structures.volume import Volume, check_affine, transformed_geometry
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
@@ -81,7 +81,7 @@ def _parsed(path: str | Path) -> tuple[Any, NiftiHeader]:
     except MrsslError:
         raise
     except Exception as error:  # nibabel, of codes, quaternions and scalings that are none
-        raise MrsslError(f"{path}: damaged NIfTI header ({_one_line(error)})") from error
+        raise MrsslError(f"{path}: damaged NIfTI header ({one_line(error)})") from error
 
 
 def read_nifti(path: str | Path, index: int | None = None) -> Volume:
@@ -99,7 +99,7 @@ def read_nifti(path: str | Path, index: int | None = None) -> Volume:
     try:
         array = _read_voxels(path, raw, index)
     except (OSError, EOFError, ValueError, zlib.error, MemoryError, OverflowError) as error:
-        raise MrsslError(f"{path}: the voxels can't be read ({_one_line(error)})") from error
+        raise MrsslError(f"{path}: the voxels can't be read ({one_line(error)})") from error
     return Volume(apply_orientation(array, header.transform), header.affine)
 
 
@@ -120,7 +120,7 @@ def _open_header(path: str | Path) -> Any:
     except FileNotFoundError as error:
         raise MrsslError(f"{path}: no such file") from error
     except (OSError, EOFError, zlib.error) as error:
-        raise MrsslError(f"{path}: not a NIfTI file ({_one_line(error)})") from error
+        raise MrsslError(f"{path}: not a NIfTI file ({one_line(error)})") from error
     for klass in (nib.Nifti1Image, nib.Nifti2Image):
         length = klass.header_class.sizeof_hdr
         magic = block[344:348] if length == 348 else block[4:8]
@@ -129,7 +129,7 @@ def _open_header(path: str | Path) -> Any:
         try:
             header = klass.header_class(block[:length], check=True)
         except Exception as error:  # nibabel raises its own, and NumPy's for nonsense
-            raise MrsslError(f"{path}: damaged NIfTI header ({_one_line(error)})") from error
+            raise MrsslError(f"{path}: damaged NIfTI header ({one_line(error)})") from error
         return header
     raise MrsslError(f"{path}: not a NIfTI file (it has no NIfTI header)")
 
@@ -219,10 +219,6 @@ def _is_gzip(path: str | Path) -> bool:
 
 def _open(path: str | Path) -> Any:
     return gzip.open(path, "rb") if _is_gzip(path) else open(path, "rb")
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 __all__ = ["NIFTI_SUFFIXES", "NiftiHeader", "is_nifti", "read_nifti", "read_nifti_header"]

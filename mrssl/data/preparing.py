@@ -34,7 +34,7 @@ from mrssl.data.store import (
     save_array,
 )
 from mrssl.errors import MrsslError
-from mrssl.files import written_whole
+from mrssl.files import write_text
 from mrssl.privacy import PathMask
 from mrssl.structures.foreground import foreground_share
 
@@ -126,8 +126,7 @@ def prepare_store(
                 name: [mask.cover(case) for case in cases]
                 for name, cases in read_splits(root / "split.json").items()
             }
-            with written_whole(output / "split.json") as temporary:
-                temporary.write_text(json.dumps(splits, indent=1) + "\n", encoding="utf-8")
+            write_text(output / "split.json", json.dumps(splits, indent=1) + "\n")
     except OSError as error:
         raise MrsslError(f"{output}: can't be written ({error.strerror or error})") from error
     written = len(waiting) - len(refused)
@@ -276,8 +275,7 @@ def _convert(
 
 
 def _write_entry(output: Path, entry: dict[str, Any]) -> None:
-    with written_whole(output / _DONE / f"{entry['key']}.json") as temporary:
-        temporary.write_text(json.dumps(entry), encoding="utf-8")
+    write_text(output / _DONE / f"{entry['key']}.json", json.dumps(entry))
 
 
 def _described(case: Case, mask: PathMask) -> dict[str, Any]:
@@ -315,8 +313,7 @@ def _finish(
         ],
     }
     content["digest"] = index_digest(content)
-    with written_whole(output / INDEX_NAME) as temporary:
-        temporary.write_text(json.dumps(content) + "\n", encoding="utf-8")
+    write_text(output / INDEX_NAME, json.dumps(content) + "\n")
     labeled = {entry["key"] for entry in content["volumes"] if entry["label"]}
     for folder, wanted in (("volumes", set(done)), ("labels", labeled)):
         for path in (output / folder).iterdir():

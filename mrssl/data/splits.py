@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
+
+from scipy.cluster.hierarchy import DisjointSet
 
 from mrssl.errors import MrsslError
 
@@ -54,21 +57,11 @@ def _cuts(shares: Sequence[float], count: int) -> list[int]:
 
 
 def _groups(subjects: Sequence[str], together: Sequence[Iterable[str]]) -> list[list[str]]:
-    leader = {subject: subject for subject in subjects}
-
-    def find(subject: str) -> str:
-        while leader[subject] != subject:
-            subject = leader[subject]
-        return subject
-
+    sets = DisjointSet(subjects)
     for group in together:
-        members = [find(subject) for subject in group if subject in leader]
-        for member in members:
-            leader[member] = min(members)
-    groups: dict[str, list[str]] = {}
-    for subject in subjects:
-        groups.setdefault(find(subject), []).append(subject)
-    return list(groups.values())
+        for one, next_one in pairwise(s for s in group if s in sets):
+            sets.merge(one, next_one)
+    return [sorted(members) for members in sets.subsets()]
 
 
 __all__ = ["split_subjects"]

@@ -139,7 +139,6 @@ class Distorter:
         *,
         donor: np.ndarray | None = None,
         iteration: int = 0,
-        foreground: np.ndarray | None = None,
     ) -> DistortedSlice:
         """Distort one slice: see :class:`~mrssl.distortions.SliceDistorter`.
 
@@ -148,8 +147,6 @@ class Distorter:
             rng: see there.
             donor: see there.
             iteration: see there.
-            foreground: bool (H, W) of ``image``; found by
-                :func:`~mrssl.structures.foreground.foreground_mask` if None.
 
         Returns:
             The slice with N >= 0 regions; N is 0 for a clean share and where nothing fits.
@@ -157,10 +154,10 @@ class Distorter:
         if rng.random() < self.clean_share:
             return self._annotate(image, image, [])
         middle = image[image.shape[0] // 2]
-        if foreground is None:
-            foreground = foreground_mask(middle)
         factor = self.regions_curriculum(iteration)
-        regions = self.regions.sample(rng, foreground, image=middle, count_factor=factor)
+        regions = self.regions.sample(
+            rng, foreground_mask(middle), image=middle, count_factor=factor
+        )
         out = image.copy() if regions else image
         drawn = [self._distort(out, region, rng, donor, iteration) for region in regions]
         return self._annotate(image, out, [found for found in drawn if found is not None])

@@ -15,7 +15,6 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from mrssl.checkpoint import load_strict
 from mrssl.checkpoint.names import Naming
-from mrssl.config import ConfigError
 
 #: Entries of a checkpoint beside ``"model"`` where that is an average.
 UNAVERAGED, UPDATES = "unaveraged", "averaged_updates"
@@ -48,14 +47,8 @@ class WeightAverage(AveragedModel):
 
 
 def build_average(cfg: CfgNode, model: nn.Module) -> WeightAverage | None:
-    """The average that ``MRSSL.SOLVER.EMA_DECAY`` asks for; None for 0.
-
-    Raises:
-        ConfigError: a decay outside [0, 1).
-    """
+    """The average that ``MRSSL.SOLVER.EMA_DECAY`` asks for; None for 0."""
     decay = cfg.MRSSL.SOLVER.EMA_DECAY
-    if not 0 <= decay < 1:
-        raise ConfigError(f"MRSSL.SOLVER.EMA_DECAY {decay}: from 0 (off) to below 1")
     return WeightAverage(model, decay) if decay else None
 
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from mrssl.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from mrssl.errors import MrsslError
-from mrssl.files import reserve, written_whole
+from mrssl.files import reserve, write_text
 
 FINAL, BEST, LAST = "model_final.pth", "model_best.pth", "last_checkpoint"
 
@@ -41,8 +41,7 @@ class RunCheckpoints:
 
     def tag(self, newest: Path) -> None:
         """Note that ``newest`` is the last checkpoint, then drop periodic ones that are too old."""
-        with written_whole(self.folder / LAST) as temporary:
-            temporary.write_text(newest.name)
+        write_text(self.folder / LAST, newest.name)
         for old in self._periodic()[: -self.keep]:
             if old != newest:
                 old.unlink(missing_ok=True)

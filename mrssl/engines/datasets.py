@@ -11,7 +11,13 @@ from fvcore.common.config import CfgNode
 from torch.utils.data import DataLoader
 
 from mrssl.checkpoint import Provenance, input_differences, load_checkpoint
-from mrssl.config import ConfigError, check_masks, is_pretraining, restores_whole_slices
+from mrssl.config import (
+    ConfigError,
+    check_masks,
+    check_numbers,
+    is_pretraining,
+    restores_whole_slices,
+)
 from mrssl.data import Dataset, dataset_options, load_dataset
 from mrssl.data.labels import ClassValues, overlapping_classes, values_of_class
 from mrssl.data.loader import Batches, EvaluationSet, PositionSampler, SampleStream, build_loader
@@ -74,6 +80,7 @@ class RunData:
         labeled: bool = True,
         load: Callable[..., Dataset] = load_dataset,
     ) -> None:
+        check_numbers(cfg)
         check_masks(cfg)
         self.cfg, self.pretraining, self._trained = cfg, is_pretraining(cfg), trained
         self._load, self._labeled = load, labeled and not self.pretraining

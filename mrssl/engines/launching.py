@@ -22,7 +22,7 @@ import torch.multiprocessing as mp
 
 from mrssl.engines.signals import STOP_SIGNALS
 from mrssl.errors import Interrupted, MrsslError
-from mrssl.files import written_whole
+from mrssl.files import write_text
 
 
 @dataclass(frozen=True)
@@ -170,8 +170,7 @@ def _call_and_tell(path: Path, function: Callable[..., Any], args: tuple[Any, ..
     try:
         function(*args)
     except MrsslError as error:
-        with written_whole(path) as temporary:
-            temporary.write_text(json.dumps({"text": str(error), "status": error.exit_status}))
+        write_text(path, json.dumps({"text": str(error), "status": error.exit_status}))
         sys.exit(error.exit_status)
 
 

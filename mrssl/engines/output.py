@@ -10,7 +10,7 @@ from fvcore.common.config import CfgNode
 from mrssl.engines.distributed import barrier, is_main_process
 from mrssl.errors import MrsslError
 from mrssl.evaluation import Evaluator, write_results
-from mrssl.files import sweep, written_whole
+from mrssl.files import sweep, write_text
 
 CONFIG = "config.yaml"
 
@@ -66,8 +66,7 @@ def write_config(cfg: CfgNode) -> None:
     For a training once its state is there: a resume that is refused must leave the file as it is.
     """
     if is_main_process():
-        with written_whole(Path(cfg.OUTPUT_DIR) / CONFIG) as temporary:
-            temporary.write_text(cfg.dump())
+        write_text(Path(cfg.OUTPUT_DIR) / CONFIG, cfg.dump())
 
 
 def write_subjects(cfg: CfgNode, evaluator: Evaluator) -> None:

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 
 from mrssl.errors import optional_import
-from mrssl.files import written_whole
+from mrssl.files import write_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -90,8 +90,7 @@ class Report:
             f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>'
             f"<style>{_STYLE}</style><h1>{title}</h1>{''.join(self.parts)}</html>\n"
         )
-        with written_whole(path) as partial:
-            partial.write_text(page, encoding="utf-8")
+        write_text(path, page)
 
 
 def _shown(cell: Any) -> str:

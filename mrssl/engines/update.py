@@ -87,10 +87,6 @@ class Update:
         self.model = model
         self.optimizer = optimizer
         self.parts = cfg.MRSSL.SOLVER.ACCUMULATE
-        if self.parts < 1:
-            raise ConfigError(f"MRSSL.SOLVER.ACCUMULATE {self.parts}: at least 1")
-        if cfg.MRSSL.LOG_PERIOD < 1:
-            raise ConfigError(f"MRSSL.LOG_PERIOD {cfg.MRSSL.LOG_PERIOD}: at least 1")
         device = torch.device(cfg.MODEL.DEVICE)
         self.autocast, self.scaler = mixed_precision(cfg, device, bfloat16=bfloat16)
         self.skipped = 0

@@ -16,7 +16,7 @@ from fvcore.common.config import CfgNode
 from tqdm import tqdm
 
 from mrssl.errors import MrsslError, optional_import
-from mrssl.files import written_whole
+from mrssl.files import write_text
 
 
 class MetricsFile:
@@ -37,8 +37,7 @@ class MetricsFile:
             scores_from = losses_from if scores_from is None else scores_from
             lines = path.read_text().splitlines()
             kept = [line for line in lines if _before(line, losses_from, scores_from)]
-            with written_whole(path) as temporary:
-                temporary.write_text("".join(line + "\n" for line in kept))
+            write_text(path, "".join(line + "\n" for line in kept))
 
     def write(self, iteration: int, values: Mapping[str, float]) -> None:
         """Append one line; a value that is no number is written as null.

@@ -12,7 +12,7 @@ import numpy as np
 from tabulate import tabulate
 
 from mrssl.evaluation.evaluator import EvaluationError
-from mrssl.files import written_whole
+from mrssl.files import write_text
 
 _PAIRS_A_ROW = 4
 
@@ -92,8 +92,7 @@ def write_results(results: Mapping[str, Any] | Sequence[Any], path: str | Path) 
         MrsslError: the file cannot be written.
     """
     text = json.dumps(_plain(results), indent=2, allow_nan=False) + "\n"
-    with written_whole(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_text(path, text)
 
 
 def _format_task(task: str, metrics: Mapping[str, str]) -> str:
