@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
+from typing import Any
 
 from scipy.cluster.hierarchy import DisjointSet
 
@@ -47,6 +48,21 @@ def split_subjects(
     }
 
 
+def shared_subjects(
+    train: Iterable[Mapping[str, Any]], test: Iterable[Mapping[str, Any]]
+) -> list[str]:
+    """Subjects that both have, by name: where they are the same, scores tell nothing of others.
+
+    Args:
+        train: dataset dicts with ``subject_id``.
+        test: likewise.
+
+    Returns:
+        Their names, sorted.
+    """
+    return sorted({d["subject_id"] for d in train} & {d["subject_id"] for d in test})
+
+
 def _cuts(shares: Sequence[float], count: int) -> list[int]:
     cuts = [0]
     for index in range(len(shares)):
@@ -64,4 +80,4 @@ def _groups(subjects: Sequence[str], together: Sequence[Iterable[str]]) -> list[
     return [sorted(members) for members in sets.subsets()]
 
 
-__all__ = ["split_subjects"]
+__all__ = ["shared_subjects", "split_subjects"]

@@ -1,12 +1,13 @@
-"""The classes of several data sets of one run must be the same."""
+"""The classes of the data sets of one run, and of a checkpoint, must be the same."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from mrssl.checkpoint import Provenance
 from mrssl.config import ConfigError
 from mrssl.data import Dataset
-from mrssl.data.labels import ClassValues
+from mrssl.data.labels import ClassValues, values_of_class
 
 
 def check_same_classes(
@@ -35,4 +36,36 @@ def check_same_classes(
         )
 
 
-__all__ = ["check_same_classes"]
+def class_differences(
+    trained: Provenance, names: Sequence[str], values: Sequence[ClassValues], *, where: str
+) -> list[str]:
+    """Compare the classes of a checkpoint whose heads are kept with those of the data.
+
+    A class is its place in the logits: in another order, or by other names, it would be scored
+    or trained as another. Label values only say which voxels of a label volume are meant.
+
+    Args:
+        trained: what the checkpoint says of itself; without class names it is not compared.
+        names: of the data, in the order of the category ids.
+        values: likewise, label value, or values, of each class.
+        where: the checkpoint, for messages.
+
+    Returns:
+        One line where the label values differ, else none.
+
+    Raises:
+        ConfigError: the classes have other names, or stand in another order.
+    """
+    there, here = list(trained.class_names), list(names)
+    if there and there != here:
+        raise ConfigError(f"{where}: its classes {there} are not those of the data, {here}")
+    known = [tuple(values_of_class(v)) for v in trained.class_values]
+    if known and known != [tuple(values_of_class(v)) for v in values]:
+        return [
+            f"{where}: trained with the labels {list(trained.class_values)} for "
+            f"{', '.join(there)}, now they are {list(values)}"
+        ]
+    return []
+
+
+__all__ = ["check_same_classes", "class_differences"]

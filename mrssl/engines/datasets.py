@@ -19,12 +19,13 @@ from mrssl.config import (
     restores_whole_slices,
 )
 from mrssl.data import Dataset, dataset_options, load_dataset
-from mrssl.data.labels import ClassValues, overlapping_classes, values_of_class
+from mrssl.data.labels import ClassValues, overlapping_classes
 from mrssl.data.loader import Batches, EvaluationSet, PositionSampler, SampleStream, build_loader
 from mrssl.data.mapper import SliceMapper
 from mrssl.data.records import PackedRecords, of_readable
+from mrssl.data.splits import shared_subjects
 from mrssl.data.statistics import class_layout, intensity_summary
-from mrssl.engines.classes import check_same_classes
+from mrssl.engines.classes import check_same_classes, class_differences
 from mrssl.engines.distributed import is_main_process
 from mrssl.errors import MrsslError
 from mrssl.evaluation import (
@@ -37,6 +38,7 @@ from mrssl.evaluation import (
     rehearse,
     segmentation_evaluator,
 )
+from mrssl.privacy import cover
 from mrssl.structures import ClassLayout
 
 _LOG = logging.getLogger(__name__)
@@ -95,6 +97,7 @@ class RunData:
         train = self._describe("DATASETS.TRAIN", training=True) if training else []
         self.train = PackedRecords(train)
         self.test = self._describe("DATASETS.TEST", training=False)
+        self._warn_of_shared(train)
         self.train_mapper = self._mapper(training=True, seed=seed)
         self.test_mapper = self._mapper(training=False, seed=seed)
         distorter = self.test_mapper.distorter
@@ -102,6 +105,16 @@ class RunData:
         self.seed = seed
         if training and self.test:
             self._check_best_metric()
+
+    def _warn_of_shared(self, train: list[dict[str, Any]]) -> None:
+        shared = shared_subjects(train, self.test)
+        if shared and is_main_process():
+            _LOG.warning(
+                "%d of the subjects of DATASETS.TEST are in DATASETS.TRAIN too (%s): what is "
+                "measured on them is better than on new ones",
+                len(shared),
+                cover(", ".join(shared[:3]), self.marks) + ", ..." * (len(shared) > 3),
+            )
 
     def _check_best_metric(self) -> None:
         """Before hours of training, not at the first evaluation."""
@@ -148,31 +161,8 @@ class RunData:
         return data, content
 
     def class_differences(self, trained: Provenance, where: str) -> list[str]:
-        """Compare the classes of a checkpoint whose heads are kept with those of the data.
-
-        A class is its place in the logits: in another order, or by other names, it would be scored
-        or trained as another. Label values only say which voxels of a label volume are meant.
-
-        Args:
-            trained: what the checkpoint says of itself; without class names it is not compared.
-            where: the checkpoint, for messages.
-
-        Returns:
-            One line where the label values differ, else none.
-
-        Raises:
-            ConfigError: the classes have other names, or stand in another order.
-        """
-        there, here = list(trained.class_names), list(self.class_names)
-        if there and there != here:
-            raise ConfigError(f"{where}: its classes {there} are not those of the data, {here}")
-        values = [tuple(values_of_class(v)) for v in trained.class_values]
-        if values and values != [tuple(values_of_class(v)) for v in self.class_values]:
-            return [
-                f"{where}: trained with the labels {list(trained.class_values)} for "
-                f"{', '.join(there)}, now they are {self.class_values}"
-            ]
-        return []
+        """What a checkpoint's classes are other than the data's: see the function of that name."""
+        return class_differences(trained, self.class_names, self.class_values, where=where)
 
     def _describe(self, key: str, *, training: bool) -> list[dict[str, Any]]:
         options = dataset_options(self.cfg)

@@ -89,6 +89,19 @@ def test_data_sets_that_number_the_classes_otherwise_are_refused(
         RunData(config(repository_root, FINETUNE, phantom, tmp_path, *test))
 
 
+def test_subjects_of_both_training_and_test_data_are_told(
+    repository_root: Path, phantom: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    split = json.loads((phantom.parent / "split.json").read_text())
+    shared = sorted(split["train"])[0]
+    test = ("DATASETS.TEST", f"('{phantom}:train[{shared}]',)")
+    for overrides, told in ((test, True), ((), False)):
+        caplog.clear()
+        with caplog.at_level(logging.WARNING):
+            RunData(config(repository_root, FINETUNE, phantom, tmp_path, *overrides))
+        assert (f"in DATASETS.TRAIN too ({shared})" in caplog.text) is told
+
+
 def test_the_layout_travels_with_the_weights(
     repository_root: Path, phantom: Path, tmp_path: Path
 ) -> None:
