@@ -16,7 +16,12 @@ import numpy as np
 from mrssl.data.cases import Case, parse_dataset_path
 from mrssl.data.descriptions import read_description
 from mrssl.data.label_files import check_label, read_label
-from mrssl.data.normalization import foreground_threshold, intensity_window, normalize
+from mrssl.data.normalization import (
+    foreground_threshold,
+    intensity_window,
+    looks_like_labels,
+    normalize,
+)
 from mrssl.data.sources import Refused, find_volumes, read_source, volume_slice_axis
 from mrssl.errors import MrsslError
 from mrssl.files import write_text, written_whole
@@ -168,6 +173,8 @@ def _intensities(array: np.ndarray) -> tuple[dict[str, float], list[str]]:
     faults = []
     if smallest == largest:
         faults.append(f"all voxels are {smallest:g}: nothing to learn from")
+    elif looks_like_labels(array):
+        faults.append("no more than a few intensities: a label map, not a scan?")
     elif foreground < 0.01:
         faults.append(f"{foreground:.1%} foreground: nearly empty")
     elif float((array == largest).mean()) > 0.01:

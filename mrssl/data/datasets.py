@@ -20,13 +20,16 @@ from mrssl.data.labels import (
     annotations_of_slice,
     instances_of_slice,
 )
+from mrssl.data.normalization import looks_like_labels
 from mrssl.data.sources import volume_slice_axis
 from mrssl.errors import MrsslError
-from mrssl.privacy import PathMask
+from mrssl.privacy import PathMask, cover
 from mrssl.structures.foreground import foreground_share
 from mrssl.structures.volume import display_transform, transformed_geometry
 
 _LOG = logging.getLogger(__name__)
+#: Of a volume, by which a label map is told from a scan.
+_LABEL_SLICES = 8
 
 
 @dataclass(frozen=True)
@@ -127,6 +130,7 @@ def load_dataset(
     known = description.normalization == json.loads(json.dumps(window_options))
     cache = VolumeCache(0, **window_options)  # type: ignore[arg-type]
     dicts: list[dict[str, Any]] = []
+    label_like: list[str] = []
     image_id = 0
     for case in cases:
         records = _slice_records(case, slice_axis, image_id)
@@ -137,7 +141,7 @@ def load_dataset(
                 records = [r for r in records if keep_empty or r["annotations"]]
         elif min_foreground > 0:
             try:
-                shares = case.foreground if known else _foreground(cache, records)
+                shares = case.foreground if known else _foreground(cache, records, label_like)
             except MrsslError:
                 if not keep_unreadable:
                     raise
@@ -149,11 +153,25 @@ def load_dataset(
         raise MrsslError(f"{name_or_path}: none of its {image_id} slices is left to use: {why}")
     names = description.class_names if has_labels else []
     marks = frozenset[str]().union(*(case.source.marks for case in cases))
+    if label_like:
+        _LOG.warning(
+            "%d of %d volumes have but a few intensities, as label maps do (%s): keep labels out "
+            "of the folder of the scans, or name the images in a dataset.json",
+            len(label_like),
+            len(cases),
+            cover(", ".join(label_like[:3]), marks) + ", ..." * (len(label_like) > 3),
+        )
     return Dataset(dicts, names, description.name, values if has_labels else [], marks)
 
 
-def _foreground(cache: VolumeCache, records: Sequence[dict[str, Any]]) -> list[float]:
+def _foreground(
+    cache: VolumeCache, records: Sequence[dict[str, Any]], label_like: list[str]
+) -> list[float]:
+    """Of each slice; the file's name is added to ``label_like`` where it may be a label map."""
     volume = cache.image(records[0])
+    places = np.linspace(0, len(volume) - 1, min(len(volume), _LABEL_SLICES)).round().astype(int)
+    if looks_like_labels(np.stack([volume[place] for place in places])):
+        label_like.append(Path(records[0]["file_name"]).name)
     return [foreground_share(volume[record["slice_index"]]) for record in records]
 
 

@@ -18,6 +18,8 @@ NORMALIZATIONS = ("percentile", "zscore", "window")
 
 #: Voxels that statistics are taken from, at most; a regular subsample of more.
 _MAX_SAMPLES = 500_000
+#: The same for the number of distinct values, and as many as a label map may have.
+_LABEL_SAMPLES, _MAX_LABELS = 100_000, 32
 #: Whole numbers that are counted rather than sorted.
 _MAX_LEVELS = 1 << 16
 #: Voxels counted at once: what they need stays in the processor's cache.
@@ -77,6 +79,17 @@ def intensity_window(
         mean, std = values.mean_and_std()
         low, high = mean + lower * std, mean + upper * std
     return (low, high) if high > low else (low, low + max(1.0, abs(low)))
+
+
+def looks_like_labels(array: np.ndarray) -> bool:
+    """Whether a volume has so few distinct values that it is a label map rather than a scan.
+
+    A constant volume is neither.
+
+    Args:
+        array: of any shape, raw or normalised.
+    """
+    return 2 <= len(np.unique(_sample(array, _LABEL_SAMPLES))) <= _MAX_LABELS
 
 
 def normalize(array: np.ndarray, low: float, high: float) -> np.ndarray:
@@ -158,9 +171,9 @@ def _count_levels(values: np.ndarray, low: int, high: int) -> np.ndarray | None:
     return counts
 
 
-def _sample(array: np.ndarray) -> np.ndarray:
+def _sample(array: np.ndarray, most: int = _MAX_SAMPLES) -> np.ndarray:
     flat = np.asarray(array).reshape(-1)
-    step = max(1, flat.size // _MAX_SAMPLES)
+    step = max(1, flat.size // most)
     # An odd step visits every column of an image whose width is a power of two.
     return flat[:: step | 1] if step > 1 else flat
 
@@ -169,5 +182,6 @@ __all__ = [
     "NORMALIZATIONS",
     "foreground_threshold",
     "intensity_window",
+    "looks_like_labels",
     "normalize",
 ]
