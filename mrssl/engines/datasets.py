@@ -238,17 +238,24 @@ class RunData:
             "its classes lie to each other: set it to False"
         )
 
-    @property
-    def described(self) -> dict[str, Any]:
-        """What a checkpoint says of the training data; keywords of ``Provenance.from_config``."""
+    def provenance(self, cfg: CfgNode, iteration: int) -> Provenance:
+        """What a checkpoint of a training on these data says of itself.
+
+        Args:
+            cfg: of the training.
+            iteration: how many are done.
+        """
         layout = self.class_layout
-        return {
-            "class_names": self.class_names,
-            "class_values": self.class_values,
-            "type_names": self.type_names,
-            "intensities": self.train_intensities,
-            "class_layout": layout.to_dict() if layout else None,
-        }
+        return Provenance.from_config(
+            cfg,
+            task="pretrain" if self.pretraining else "finetune",
+            class_names=self.class_names,
+            class_values=self.class_values,
+            type_names=self.type_names,
+            intensities=self.train_intensities,
+            class_layout=layout.to_dict() if layout else None,
+            iteration=iteration,
+        )
 
     def with_classes(self, cfg: CfgNode) -> CfgNode:
         """``cfg`` with ``NUM_CLASSES`` of the data, where it was left at Detectron2's default.

@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 import tempfile
+from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from fvcore.common.config import CfgNode
 
 from mrssl.engines.signals import STOP_SIGNALS
 from mrssl.errors import Interrupted, MrsslError
@@ -42,6 +44,17 @@ class Processes:
     machine_rank: int = 0
     url: str = "auto"
     cuda: bool = False
+
+    @classmethod
+    def asked_for(cls, args: Namespace, cfg: CfgNode) -> Processes:
+        """By the arguments of ``tools/train_net.py`` and ``MODEL.DEVICE``."""
+        return cls(
+            per_machine=args.num_gpus,
+            machines=args.num_machines,
+            machine_rank=args.machine_rank,
+            url=args.dist_url,
+            cuda=cfg.MODEL.DEVICE.startswith("cuda"),
+        )
 
     @property
     def total(self) -> int:

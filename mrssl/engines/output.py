@@ -9,7 +9,7 @@ from fvcore.common.config import CfgNode
 
 from mrssl.engines.distributed import barrier, is_main_process
 from mrssl.errors import MrsslError
-from mrssl.evaluation import Evaluator, write_results
+from mrssl.evaluation import Evaluator, Results, print_table, write_results
 from mrssl.files import sweep, write_text
 
 CONFIG = "config.yaml"
@@ -67,6 +67,16 @@ def write_config(cfg: CfgNode) -> None:
     """
     if is_main_process():
         write_text(Path(cfg.OUTPUT_DIR) / CONFIG, cfg.dump())
+
+
+def write_scores(cfg: CfgNode, results: Results) -> None:
+    """Print a table of the last evaluation, and leave it in ``inference/results.json``.
+
+    On the main process, where there are any.
+    """
+    if results and is_main_process():
+        print_table(results)
+        write_results(results, Path(cfg.OUTPUT_DIR) / "inference" / "results.json")
 
 
 def write_subjects(cfg: CfgNode, evaluator: Evaluator) -> None:

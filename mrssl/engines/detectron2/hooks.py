@@ -17,6 +17,7 @@ from torch import nn
 from mrssl.engines.averaging import WeightAverage
 from mrssl.engines.clock import gpu_memory
 from mrssl.engines.distributed import alone, gather_objects, get_rank, is_main_process
+from mrssl.engines.freezing import TransferFreeze
 from mrssl.engines.signals import StopSignals
 from mrssl.engines.update import seed_step
 from mrssl.evaluation import is_better
@@ -83,16 +84,12 @@ class FreezeTransferred(HookBase):
     """
 
     def __init__(self, model: nn.Module, names: Collection[str], iterations: int) -> None:
-        named = model.named_parameters()
-        self._parameters = [p for name, p in named if name in set(names) and p.requires_grad]
-        self._iterations = iterations
+        self._freeze = TransferFreeze(model, names, iterations)
 
     def before_step(self) -> None:
         """See ``HookBase``."""
-        frozen = self.trainer.iter < self._iterations
-        if self._iterations and self.trainer.iter in (self.trainer.start_iter, self._iterations):
-            for parameter in self._parameters:
-                parameter.requires_grad_(not frozen)
+        iteration = self.trainer.iter
+        self._freeze.before_step(iteration, first=iteration == self.trainer.start_iter)
 
 
 class BestCheckpointer(HookBase):

@@ -27,8 +27,8 @@ from mrssl.engines.detectron2.trainer import MRITrainer
 from mrssl.engines.device import with_device
 from mrssl.engines.distributed import is_main_process
 from mrssl.engines.launching import Processes, launch_processes
-from mrssl.engines.output import CONFIG, prepare_output, write_config
-from mrssl.evaluation import Results, print_table, write_results
+from mrssl.engines.output import CONFIG, prepare_output, write_config, write_scores
+from mrssl.evaluation import Results
 from mrssl.files import written_whole
 
 
@@ -50,14 +50,9 @@ def launch(args: Namespace) -> None:
             "give --engine torchvision"
         )
     check_names(cfg)
-    processes = Processes(
-        per_machine=args.num_gpus,
-        machines=args.num_machines,
-        machine_rank=args.machine_rank,
-        url=args.dist_url,
-        cuda=cfg.MODEL.DEVICE.startswith("cuda"),
+    launch_processes(
+        main, Processes.asked_for(args, cfg), (cfg, args), setup=create_local_process_group
     )
-    launch_processes(main, processes, (cfg, args), setup=create_local_process_group)
 
 
 def main(cfg: CfgNode, args: Namespace) -> Results:
@@ -73,9 +68,7 @@ def main(cfg: CfgNode, args: Namespace) -> Results:
         trainer.resume_or_load(resume=args.resume)
         write_config(cfg)
         results = trainer.train()
-    if results and is_main_process():
-        print_table(results)
-        write_results(results, Path(cfg.OUTPUT_DIR) / "inference" / "results.json")
+    write_scores(cfg, results)
     return results
 
 

@@ -185,12 +185,8 @@ class MRITrainer(DefaultTrainer):
 
     def _describe(self) -> dict[str, Any]:
         """What a checkpoint says about itself, beside model and training state."""
-        provenance = Provenance.from_config(
-            self.cfg,
-            task="pretrain" if is_pretraining(self.cfg) else "finetune",
-            **self.data.described,
-            iteration=min(self.iter + 1, self.max_iter),  # after the last, iter is max_iter
-        )
+        done = min(self.iter + 1, self.max_iter)  # after the last, iter is max_iter
+        provenance = self.data.provenance(self.cfg, done)
         return {"mrssl": provenance.to_dict(), "transferred": self.transferred}
 
     @property

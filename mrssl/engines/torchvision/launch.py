@@ -17,11 +17,4 @@ def launch(args: Namespace) -> None:
         MrsslError: a configuration or data that cannot be used.
     """
     cfg = with_device(load_cfg(args.config_file, args.opts))
-    processes = Processes(
-        per_machine=args.num_gpus,
-        machines=args.num_machines,
-        machine_rank=args.machine_rank,
-        url=args.dist_url,
-        cuda=cfg.MODEL.DEVICE.startswith("cuda"),
-    )
-    launch_processes(main, processes, (cfg, args))
+    launch_processes(main, Processes.asked_for(args, cfg), (cfg, args))

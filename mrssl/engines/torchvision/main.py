@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from pathlib import Path
 
 from fvcore.common.config import CfgNode
 
 from mrssl.checkpoint import load_strict
 from mrssl.engines.datasets import RunData
 from mrssl.engines.device import with_device
-from mrssl.engines.distributed import get_rank, get_world_size, is_main_process
-from mrssl.engines.output import prepare_output, write_config, write_subjects
+from mrssl.engines.distributed import get_rank, get_world_size
+from mrssl.engines.output import prepare_output, write_config, write_scores, write_subjects
 from mrssl.engines.torchvision.batches import collate_with_truth
 from mrssl.engines.torchvision.evaluation import evaluate
 from mrssl.engines.torchvision.model import build_model, check_names
 from mrssl.engines.torchvision.trainer import Trainer
-from mrssl.evaluation import Results, print_table, write_results
+from mrssl.evaluation import Results
 
 
 def main(cfg: CfgNode, args: Namespace) -> Results:
@@ -36,9 +35,7 @@ def main(cfg: CfgNode, args: Namespace) -> Results:
         trainer = Trainer(cfg, resume=args.resume)
         write_config(cfg)
         results = trainer.train()
-    if results and is_main_process():
-        print_table(results)
-        write_results(results, Path(cfg.OUTPUT_DIR) / "inference" / "results.json")
+    write_scores(cfg, results)
     return results
 
 

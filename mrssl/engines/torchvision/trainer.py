@@ -19,7 +19,6 @@ from mrssl.checkpoint import (
     load_for_transfer,
     to_detectron2,
 )
-from mrssl.config import is_pretraining
 from mrssl.data.loader import Batches
 from mrssl.engines.averaging import build_average, load_saved_weights, weights_to_save
 from mrssl.engines.checkpoints import FINAL, RunCheckpoints, check_room
@@ -33,6 +32,7 @@ from mrssl.engines.distributed import (
     is_main_process,
 )
 from mrssl.engines.faults import SkippedSlices
+from mrssl.engines.freezing import TransferFreeze
 from mrssl.engines.output import write_subjects
 from mrssl.engines.pictures import restoration_grid
 from mrssl.engines.signals import StopSignals
@@ -82,12 +82,7 @@ class Trainer:
         if found and found[1].get("transferred"):
             transferred = set(found[1]["transferred"])
         self.transferred = sorted(transferred)
-        # Not what FREEZE_AT froze: it stays frozen.
-        self.thawing = [
-            parameter
-            for name, parameter in self.model.named_parameters()
-            if name in transferred and parameter.requires_grad
-        ]
+        self.freeze = TransferFreeze(self.model, transferred, cfg.MRSSL.TRANSFER.FREEZE_ITERS)
         self.optimizer = build_optimizer(cfg, self.model, transferred)
         self.scheduler = IterationLR(self.optimizer, build_schedule(cfg), cfg.SOLVER.MAX_ITER)
         accelerate(cfg, self.model)
@@ -151,15 +146,9 @@ class Trainer:
 
         Random numbers and the place in the data follow from the seed and the iteration.
         """
-        provenance = Provenance.from_config(
-            self.cfg,
-            task="pretrain" if is_pretraining(self.cfg) else "finetune",
-            **self.data.described,
-            iteration=self.iteration,
-        )
         return {
             **weights_to_save(self.model, self.average, to_detectron2),
-            "mrssl": provenance.to_dict(),
+            "mrssl": self.data.provenance(self.cfg, self.iteration).to_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
             **self.update.state_dict(),
@@ -266,7 +255,7 @@ class Trainer:
         """
         self.skipped.note(inputs)
         seed_step(self.seed, self.iteration, get_rank())
-        self._freeze_transferred()
+        self.freeze.before_step(self.iteration, first=self.iteration == self.start_iteration)
         with self.clock.working(self.cfg.SOLVER.IMS_PER_BATCH):
             losses, figures = self.update(inputs, self.iteration)
         self.scheduler.step()
@@ -283,13 +272,6 @@ class Trainer:
         if self.skipped.reasons:
             found["skipped_slices"] = float(len(self.skipped.reasons))
         return found
-
-    def _freeze_transferred(self) -> None:
-        """Keep loaded parameters as they are for the first ``TRANSFER.FREEZE_ITERS`` iterations."""
-        count = self.cfg.MRSSL.TRANSFER.FREEZE_ITERS
-        if count and self.iteration in (self.start_iteration, count):
-            for parameter in self.thawing:
-                parameter.requires_grad_(self.iteration >= count)
 
     # -- evaluation -------------------------------------------------------------------------------
 
