@@ -80,6 +80,7 @@ GEOMETRY = (
     "BitsStored",
     "PixelRepresentation",
     "PixelPaddingValue",
+    "PixelPaddingRangeLimit",
     "PatientID",
     "PatientName",
     "RescaleSlope",
@@ -116,7 +117,7 @@ MACROS = {
     },
 }
 _CHARACTER_SET = 0x00080005
-_PADDING, _SIGNED = 0x00280120, 0x00280103
+_PADDINGS, _SIGNED = (0x00280120, 0x00280121), 0x00280103
 
 #: First groups of a file without preamble: file meta information, or the identifying group.
 _FIRST_GROUPS = frozenset((b"\x02\0", b"\0\x02", b"\x08\0", b"\0\x08"))
@@ -258,7 +259,7 @@ def _converted(raw: RawHeader) -> dict[str | int, Any]:
         for tag, key in new:
             values[_wanted()[tag]] = value = dataset[tag].value
             # Padding is read as PixelRepresentation says, which is no part of the key.
-            if len(key[-1]) <= _MAX_KEPT_BYTES and tag != _PADDING:
+            if len(key[-1]) <= _MAX_KEPT_BYTES and tag not in _PADDINGS:
                 _CONVERTED[key] = value
         if len(_CONVERTED) > _MAX_CONVERTED:
             _CONVERTED.clear()

@@ -147,7 +147,10 @@ def _check_size(path: str, dataset: Any) -> None:
 def _to_intensities(item: SliceHeader, values: np.ndarray) -> None:
     """Turn stored values, float32, into intensities where they are."""
     pixels = item.pixels
-    padded = None if pixels.padding is None else values == np.float32(pixels.padding)
+    padded = None
+    if pixels.padding is not None:
+        low, high = (np.float32(end) for end in pixels.padding)
+        padded = values == low if low == high else (values >= low) & (values <= high)
     if pixels.inverted:
         np.subtract(-1.0 if pixels.signed else 2.0 ** pixels.bits[1] - 1, values, out=values)
     if padded is not None:  # only now is the lowest value the darkest

@@ -87,7 +87,8 @@ class PixelFormat:
         bits: allocated for a pixel, and of them used.
         signed: two's complement.
         inverted: MONOCHROME1: the lowest value is shown as white.
-        padding: stored value of pixels outside the reconstructed picture; None for none.
+        padding: lowest and highest stored value of pixels outside the reconstructed picture (PS3.3
+            C.7.5.1.1.2); None for none.
         offset: byte in the file where the first pixel begins; None where they must be decoded.
         big_endian: byte order, for ``offset``.
     """
@@ -97,7 +98,7 @@ class PixelFormat:
     bits: tuple[int, int]
     signed: bool
     inverted: bool
-    padding: int | None
+    padding: tuple[int, int] | None
     offset: int | None
     big_endian: bool
 
@@ -108,9 +109,6 @@ class PixelFormat:
         allocated = int(values.get("BitsAllocated") or 16)
         stored = int(values.get("BitsStored") or allocated)
         signed = values.get("PixelRepresentation") == 1
-        padding = number(values.get("PixelPaddingValue"))
-        if padding is not None and signed and padding >= 2 ** (allocated - 1):
-            padding -= 2**allocated  # written as if it were unsigned
         direct = allocated in (16, 32) and 0 < stored <= allocated
         return cls(
             frames=frames,
@@ -118,10 +116,21 @@ class PixelFormat:
             bits=(allocated, stored),
             signed=signed,
             inverted=values.get("PhotometricInterpretation") == "MONOCHROME1",
-            padding=None if padding is None else int(padding),
+            padding=_padding(header, allocated, signed=signed),
             offset=header.offset if direct else None,
             big_endian=header.syntax == BIG_ENDIAN,
         )
+
+
+def _padding(header: Header, allocated: int, *, signed: bool) -> tuple[int, int] | None:
+    value = number(header.values.get("PixelPaddingValue"))
+    if value is None:
+        return None
+    limit = number(header.values.get("PixelPaddingRangeLimit"))
+    ends = [int(value), int(value if limit is None else limit)]
+    if signed:  # may be written as if it were unsigned
+        ends = [end - 2**allocated if end >= 2 ** (allocated - 1) else end for end in ends]
+    return min(ends), max(ends)
 
 
 @dataclass(frozen=True, slots=True)

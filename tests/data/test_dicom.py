@@ -67,6 +67,15 @@ def test_padding_is_background(write_series: Callable) -> None:
     assert np.array_equal(volume.array[:, 1:], array[:, 1:])
 
 
+def test_padding_may_be_a_range(write_series: Callable) -> None:
+    array = np.random.default_rng(0).integers(100, 1000, (3, 8, 8)).astype(np.int16)
+    array[:, 0], array[:, 1] = -2000, -1998
+    series = write_series(array, PixelPaddingValue=-1998, PixelPaddingRangeLimit=-2000)
+    volume = read_volume(series)
+    assert volume.array.min() == array[:, 2:].min()
+    assert np.array_equal(volume.array[:, 2:], array[:, 2:])
+
+
 @pytest.mark.parametrize("padding", [0, 4095])
 def test_padding_is_background_where_low_values_are_bright(
     write_series: Callable, padding: int
