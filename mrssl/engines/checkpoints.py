@@ -93,11 +93,15 @@ class RunCheckpoints:
     def candidates(self) -> list[Path]:
         """What a run could be resumed from, newest first, whether or not it loads.
 
-        Names and numbers decide, and no clock: those of shared disks are not to be relied on.
+        Names and numbers decide, and no clock: those of shared disks are not to be relied on. One
+        of another name is the newest where it is noted as the last.
         """
         final, tag = self.folder / FINAL, self.folder / LAST
-        last = tag.read_text(errors="replace").strip() if tag.is_file() else ""
+        last = Path(tag.read_text(errors="replace").strip() if tag.is_file() else "").name
         periodic = self._periodic()[::-1]
+        named = self.folder / last
+        if last and named not in (final, *periodic) and named.is_file():
+            return [named, *periodic]
         if not final.exists():
             return periodic
         # A run that had ended and was given more iterations has periodic ones after the final one.

@@ -93,6 +93,8 @@ def check_resumable(
         keys = "MRSSL.TRANSFER.LR_FACTOR, MRSSL.TRANSFER.LAYER_DECAY"
     elif _rates(before) != _rates(now):
         keys = "SOLVER.BASE_LR, MRSSL.TRANSFER.LR_FACTOR, MRSSL.TRANSFER.LAYER_DECAY"
+    elif before[0].get("momentum") != now[0].get("momentum"):
+        keys = "SOLVER.MOMENTUM"
     else:
         return
     raise CheckpointError(

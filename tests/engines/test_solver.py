@@ -114,6 +114,7 @@ def test_gradients_are_clipped_as_detectron2_clips_them(kind: str, order: float)
         ("MRSSL.TRANSFER.LR_FACTOR", 0.2, False),
         ("MRSSL.TRANSFER.LAYER_DECAY", 0.5, False),
         ("SOLVER.BASE_LR", 0.5, False),
+        ("SOLVER.MOMENTUM", 0.5, False),
         ("MODEL.BACKBONE.FREEZE_AT", 2, True),
         ("SOLVER.MAX_ITER", 7, False),
     ],

@@ -57,7 +57,8 @@ class MRICheckpointer(DetectionCheckpointer):
         **checkpointables: Any,
     ) -> None:
         super().__init__(model, save_dir, save_to_disk=save_to_disk, **checkpointables)
-        self.files = RunCheckpoints(Path(save_dir), keep=keep, needed=("trainer", "iteration"))
+        needed = (*checkpointables, *(["iteration"] if "trainer" in checkpointables else []))
+        self.files = RunCheckpoints(Path(save_dir), keep=keep, needed=needed)
         self.average = average
         self.describe = describe
         self.allow_pickle = allow_pickle

@@ -64,6 +64,17 @@ def test_what_only_code_could_rebuild_is_not_saved(model: Any, tmp_path: Path) -
     assert not list(tmp_path.glob("*.pth"))
 
 
+@pytest.mark.parametrize("name", ["model_0000002", "epoch_3"])
+def test_a_training_loop_of_ones_own_is_resumed(model: Any, tmp_path: Path, name: str) -> None:
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    checkpointer(model, tmp_path, optimizer=optimizer).save(name)
+    other = torch.optim.SGD(model.parameters(), lr=0.1)
+    again = checkpointer(model, tmp_path, optimizer=other)
+    assert again.has_checkpoint()
+    again.resume_or_load("", resume=True)
+    assert other.param_groups[0]["lr"] == 0.5
+
+
 def test_the_best_is_not_the_last_and_old_ones_go(model: Any, tmp_path: Path) -> None:
     files = checkpointer(model, tmp_path, keep=2, trainer=Counter())
     for iteration in range(3):
