@@ -14,7 +14,8 @@ and once:
   volumes.json  of each NAME: what it is of (data set, path, series, subject; names covered), and
                 digests of its files (by path, size and time), of weights and of settings
 Volumes whose NAME.nii.gz is there, of the same source, weights and settings by volumes.json, are
-left out, so the same command goes on where it was stopped.
+left out, so the same command goes on where it was stopped. A volume that cannot be read does not
+stop the others; the exit status then is 1.
 Not a medical device: for research; no output may guide a diagnosis or treatment.
 """
 
@@ -25,7 +26,8 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence, Set
+from collections.abc import Iterable, Sequence, Set
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +136,7 @@ def digest_of_files(file: str, root: Path, output: Path) -> str:
         root: folder of the data set.
         output: which may lie in ``file``.
     """
-    files = [name for name in files_of(file) if not Path(name).resolve().is_relative_to(output)]
+    files = [name for name in files_of(file) if not _lies_in(name, output)]
     return hashlib.sha256(json.dumps(file_stamps(files, root)).encode()).hexdigest()[:16]
 
 
@@ -158,49 +160,55 @@ def facts_of_volume(
     }
 
 
+def _check_same_data(output: Path, known: Record, facts: Record) -> None:
+    """Refuse to replace labels of another data set, whose volumes may have the same names."""
+    for name, fact in facts.items():
+        if name in known and any(known[name].get(k) != fact[k] for k in ("data", "path", "series")):
+            raise MrsslError(
+                f"{output}: {name} is there, of another data set; give another folder, one for each"
+            )
+
+
+def _lies_in(file: str, folder: Path) -> bool:
+    return Path(file).resolve().is_relative_to(folder)
+
+
 def volume_of(record: Record) -> Key:
     """What tells volumes apart."""
     return record["file_name"], record.get("series", "")
 
 
 @torch.no_grad()
-def segment(
-    model: torch.nn.Module, data: RunData, records: list[Record]
-) -> Iterator[tuple[Key, np.ndarray, list[int]]]:
-    """Label the volumes of ``records``, of which those of a volume follow one another.
+def segment_volume(
+    model: torch.nn.Module, data: RunData, records: list[Record], progress: tqdm[Any]
+) -> tuple[np.ndarray, list[int]]:
+    """What :func:`paint` makes of the classes of one volume.
 
-    Yields:
-        The volume, and what :func:`paint` makes of its classes.
+    Args:
+        model: fine-tuned, in evaluation mode.
+        data: of the run; its test slices are replaced.
+        records: all slices of the volume.
+        progress: counts them.
+
+    Raises:
+        MrsslError: the volume cannot be read.
     """
-    data.test, layout = records, data.class_layout
-    found: dict[int, list[Instance]] = {}
-    before: Record | None = None
-
-    def labels(record: Record) -> tuple[Key, np.ndarray, list[int]]:
-        volumes = class_volumes(
-            found,
-            (record["num_slices"], record["height"], record["width"]),
-            record["spacing"],
-            num_classes=len(data.class_names),
-            overlapping=data.overlapping,
-            layout=layout,
-            threshold=data.cfg.MRSSL.EVALUATION.SCORE_THRESHOLD,
-        )
-        # A checkpoint that does not say its values has classes that do not overlap.
-        return volume_of(record), *paint(volumes, data.class_values or [1] * len(data.class_names))
-
-    loader = data.test_loader(rank=0, world_size=1, collate=collate)
-    with tqdm(total=len(records), desc="segment", unit="slice") as progress:
-        for batch in loader:
-            for record, output in zip(batch, map(to_prediction, model(batch)), strict=True):
-                if before is not None and volume_of(record) != volume_of(before):
-                    yield labels(before)
-                    found = {}
-                found[record["slice_index"]] = instances_of(output)
-                before = record
-            progress.update(len(batch))
-    if before is not None:
-        yield labels(before)
+    data.test, found = records, dict[int, list[Instance]]()
+    for batch in data.test_loader(rank=0, world_size=1, collate=collate):
+        for record, output in zip(batch, map(to_prediction, model(batch)), strict=True):
+            found[record["slice_index"]] = instances_of(output)
+        progress.update(len(batch))
+    volumes = class_volumes(
+        found,
+        (records[0]["num_slices"], records[0]["height"], records[0]["width"]),
+        records[0]["spacing"],
+        num_classes=len(data.class_names),
+        overlapping=data.overlapping,
+        layout=data.class_layout,
+        threshold=data.cfg.MRSSL.EVALUATION.SCORE_THRESHOLD,
+    )
+    # A checkpoint that does not say its values has classes that do not overlap.
+    return paint(volumes, data.class_values or [1] * len(data.class_names))
 
 
 def paint(
@@ -232,6 +240,10 @@ def write_labels(path: Path, labels: np.ndarray, affine: np.ndarray, source: str
     if is_nifti(source):
         scan: Any = nib.load(source)  # NIfTI-1 or NIfTI-2
         image = image.as_reoriented(matching_transform(affine, scan.affine))
+        # The source's own geometry: its unit need not be the millimetre that volumes are read in.
+        image.header.set_xyzt_units(scan.header.get_xyzt_units()[0])
+        image.set_sform(scan.affine, int(scan.header["sform_code"]))
+        image.set_qform(scan.affine, int(scan.header["qform_code"]))
     else:
         image = nib.as_closest_canonical(image)
     with replacing(path) as file:
@@ -271,13 +283,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     model, data = load_model(cfg)
     path, _ = parse_dataset_path(args.dataset)
     root = path if path.is_dir() else path.parent
+    written = args.output.resolve()
+    # Labels that were written among the scans are no scans.
+    data.test = [r for r in data.test if not _lies_in(r["file_name"], written)]
     volumes = {volume_of(record): record for record in data.test}
     names = names_of_volumes(data.test, root, data.marks)
     digests = {
         "weights": hashlib.sha256(Path(cfg.MODEL.WEIGHTS).read_bytes()).hexdigest()[:16],
         "settings": digest_of_settings(data.cfg),
     }
-    written = args.output.resolve()
     files = {file: digest_of_files(file, root, written) for file, _ in volumes}
     facts = {
         names[key]: facts_of_volume(record, root, data.marks, digests | {"files": files[key[0]]})
@@ -285,6 +299,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     }
     index = args.output / "volumes.json"
     known = read_json(index) if index.is_file() else {}
+    _check_same_data(args.output, known, facts)
     done = {
         key
         for key, name in names.items()
@@ -296,9 +311,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     _write_json(known, index)
     numbers = {label: value for value, label in enumerate(data.class_names, 1)}
     _write_json({"background": 0} | numbers, args.output / "labels.json")
-    cache = data.test_mapper.cache
-    for key, labels, voxels in segment(model, data, records) if records else ():
+    cache, failed = data.test_mapper.cache, 0
+    progress = tqdm(total=len(records), desc="segment", unit="slice")
+    for key, slices in groupby(records, volume_of):
         record, name = volumes[key], names[key]
+        try:
+            labels, voxels = segment_volume(model, data, list(slices), progress)
+        except MrsslError as error:  # of one volume, which is not to stop the others
+            failed += 1
+            tqdm.write(f"not segmented: {error}")
+            continue
         target = args.output / name
         draw_volume(target.with_name(f"{target.name}.png"), cache.image(record), labels)
         source = target.with_name(f"{target.name}.nii.gz")
@@ -310,7 +332,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             f"{label} {size:.1f} ml" for label, size in zip(data.class_names, sizes, strict=True)
         )
         tqdm.write(f"{source}: {shown}")
-    print(f"{len(names) - len(done)} volumes segmented, {len(done)} were there already")
+    progress.close()
+    print(f"{len(names) - len(done) - failed} volumes segmented, {len(done)} were there already")
+    if failed:
+        raise MrsslError(f"{args.dataset}: {failed} volumes could not be read (above)")
 
 
 if __name__ == "__main__":

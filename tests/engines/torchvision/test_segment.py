@@ -98,6 +98,59 @@ def test_labels_of_a_scan_tilted_by_45_degrees_lie_on_its_grid(kind: type, tmp_p
     np.testing.assert_allclose(found.affine, source.affine, atol=1e-5)
 
 
+@pytest.mark.parametrize(("unit", "codes"), [("mm", (1, 1)), ("micron", (2, 0)), ("mm", (0, 0))])
+def test_labels_have_the_unit_and_the_codes_of_their_source(
+    unit: str, codes: tuple[int, int], tmp_path: Path
+) -> None:
+    image = nib.Nifti1Image(np.ones((6, 5, 4), np.uint8), np.diag([-500.0, 500.0, 3000.0, 1.0]))
+    image.header.set_xyzt_units(unit)
+    image.set_sform(image.affine, codes[0])
+    image.set_qform(image.affine, codes[1])
+    nib.save(image, tmp_path / "scan.nii.gz")
+    volume = read_volume(tmp_path / "scan.nii.gz")
+    labels = volume.array.astype(np.uint16)
+    scan = str(tmp_path / "scan.nii.gz")
+    segment.write_labels(tmp_path / "out.nii.gz", labels, volume.affine, scan)
+    found, source = nib.load(tmp_path / "out.nii.gz"), nib.load(scan)
+    np.testing.assert_allclose(found.affine, source.affine)
+    assert found.header.get_xyzt_units()[0] == unit
+    assert (int(found.header["sform_code"]), int(found.header["qform_code"])) == codes
+
+
+def test_a_damaged_scan_does_not_stop_the_others(
+    repository_root: Path,
+    checkpoint: Path,
+    scans: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    whole = (scans / "a.nii.gz").read_bytes()
+    (scans / "a1.nii.gz").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(MrsslError, match=r"1 volumes could not be read"):
+        run(repository_root, checkpoint, scans, tmp_path / "labels")
+    told = capsys.readouterr()
+    assert "a1.nii.gz: the voxels can't be read" in told.out + told.err
+    assert {p.name for p in (tmp_path / "labels").glob("*.nii.gz")} == {"a.nii.gz", "b.nii.gz"}
+
+
+def test_labels_among_the_scans_are_no_scans_and_those_of_other_data_stay(
+    repository_root: Path,
+    checkpoint: Path,
+    scans: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run(repository_root, checkpoint, scans, scans / "labels")
+    run(repository_root, checkpoint, scans, scans / "labels")
+    assert "0 volumes segmented, 2 were there already" in capsys.readouterr().out
+    assert not (scans / "labels" / "labels").exists()
+    shutil.copytree(scans, tmp_path / "other", ignore=shutil.ignore_patterns("labels"))
+    before = (scans / "labels" / "a.nii.gz").read_bytes()
+    with pytest.raises(MrsslError, match=r"a is there, of another data set"):
+        run(repository_root, checkpoint, tmp_path / "other", scans / "labels")
+    assert (scans / "labels" / "a.nii.gz").read_bytes() == before
+
+
 def test_inner_regions_lie_on_outer_ones_and_are_counted_in_both() -> None:
     volumes = np.zeros((3, 1, 1, 6), bool)
     volumes[0, ..., 2:4] = volumes[1, ..., 1:5] = volumes[2, ..., 0:2] = True
