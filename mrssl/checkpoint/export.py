@@ -37,6 +37,8 @@ _SUFFIXES = (".pth", ".pt")  # Detectron2 reads others (.pkl, .pyth) by other me
 _STOCK_NAMES = {"ROI_HEADS": "StandardROIHeads", "ROI_MASK_HEAD": "MaskRCNNConvUpsampleHead"}
 # ROI heads whose weights fit there. Others, Cascade R-CNN's say, have parts of other names.
 _ROI_HEADS = ("StandardROIHeads", DISTORTION_ROI_HEADS)
+# Parts of which stock Detectron2 builds whatever the configuration says.
+_DETECTRON2S = frozenset(GROUPS[: GROUPS.index("mask_head") + 1])
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,7 @@ def export_checkpoint(
     if output.exists() and output.samefile(source):
         raise CheckpointError(f"{output}: is the checkpoint itself; export to another file")
     provenance = Provenance.from_dict(loaded.get("mrssl", {}))
-    kept, notes = _select(loaded["model"], scope, predictors)
+    kept, notes = _select(loaded["model"], scope, predictors, to)
     if to == "torchvision" and _strides_in_1x1(provenance):
         notes.append("the bottlenecks stride in their 1x1 convolution, torchvision's in the 3x3")
     if not kept:
@@ -133,9 +135,13 @@ def export_checkpoint(
 
 
 def _select(
-    state: dict[str, Tensor], scope: str, predictors: bool
+    state: dict[str, Tensor], scope: str, predictors: bool, to: Naming
 ) -> tuple[dict[str, Tensor], list[str]]:
-    """The tensors of ``scope`` that the stock model has, and remarks about those it has not."""
+    """The tensors of ``scope`` that the stock model has, and remarks about those it has not.
+
+    Detectron2's has all that the configuration beside the export builds: convolutions in the box
+    head, say, for which torchvision has no name.
+    """
     groups = set(groups_of_scope(scope))
     notes = []
     if any(group_of(n) == "mask_head" and not is_stock(n) for n in state):
@@ -148,7 +154,9 @@ def _select(
         # The counters would be unknown to a frozen normalisation, and no other needs them.
         n: tensor
         for n, tensor in state.items()
-        if group_of(n) in groups and is_stock(n) and not n.endswith(_COUNTER)
+        if group_of(n) in groups
+        and (is_stock(n) or (to == "detectron2" and group_of(n) in _DETECTRON2S))
+        and not n.endswith(_COUNTER)
     }
     return kept, notes
 

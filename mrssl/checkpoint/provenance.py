@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mrssl.errors import MrsslError
-from mrssl.privacy import folder_alias
+from mrssl.privacy import cover, folder_alias
 
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
 
 # Of the configuration's MODEL node: what is of the machine or of the run, not of the model.
 _NOT_THE_MODEL = frozenset(("WEIGHTS", "DEVICE"))
+# Of INPUT: what a program that shows slices to the model has to do alike.
+_INPUT = ("FORMAT", "MIN_SIZE_TRAIN", "MAX_SIZE_TRAIN", "MIN_SIZE_TEST", "MAX_SIZE_TEST")
 # Which key of MRSSL.DATA holds the parameters of each normalisation.
 _NORMALIZATION_RANGE = {"percentile": "PERCENTILES", "zscore": "ZSCORE_RANGE", "window": "WINDOW"}
 _MAX_DEPTH = 8
@@ -52,8 +54,9 @@ class Provenance:
         class_layout: where the classes lie to each other, see
             :meth:`mrssl.structures.ClassLayout.to_dict`.
         iteration: optimiser steps taken.
-        model_config: the ``MODEL`` node and ``INPUT.FORMAT`` as plain types, with stock
-            Detectron2's keys; :mod:`mrssl.checkpoint.export` writes it beside an export.
+        model_config: the ``MODEL`` node, sizes and format of ``INPUT`` and
+            ``TEST.DETECTIONS_PER_IMAGE`` as plain types, with stock Detectron2's keys;
+            :mod:`mrssl.checkpoint.export` writes it beside an export.
     """
 
     version: str = ""
@@ -87,9 +90,13 @@ class Provenance:
         type_names: Sequence[str] = (),
         intensities: Mapping[str, Any] | None = None,
         class_layout: Mapping[str, Any] | None = None,
+        marks: Set[str] = frozenset(),
         iteration: int | None = None,
     ) -> Provenance:
-        """The provenance of a model built from ``cfg`` (either engine's, ``MRSSL`` included)."""
+        """The provenance of a model built from ``cfg`` (either engine's, ``MRSSL`` included).
+
+        Of the data's names, what the ``marks`` of their patients recognise is covered.
+        """
         import mrssl
 
         return cls(
@@ -102,7 +109,7 @@ class Provenance:
             roi_heads=cfg.MODEL.ROI_HEADS.NAME,
             backbone_depth=cfg.MODEL.RESNETS.DEPTH,
             backbone_norm=cfg.MODEL.RESNETS.NORM,
-            data=tuple(_data_name(name) for name in cfg.DATASETS.TRAIN),
+            data=tuple(cover(_data_name(name), marks) for name in cfg.DATASETS.TRAIN),
             intensities=_plain(intensities or {}),
             class_layout=_plain(class_layout or {}),
             iteration=iteration,
@@ -110,7 +117,8 @@ class Provenance:
                 "MODEL": _plain(
                     {key: cfg.MODEL[key] for key in cfg.MODEL if key not in _NOT_THE_MODEL}
                 ),
-                "INPUT": {"FORMAT": cfg.INPUT.FORMAT},
+                "INPUT": _plain({key: cfg.INPUT[key] for key in _INPUT}),
+                "TEST": {"DETECTIONS_PER_IMAGE": cfg.TEST.DETECTIONS_PER_IMAGE},
             },
         )
 

@@ -302,7 +302,7 @@ def _finish(
         raise MrsslError(f"{output}: no volume could be read")
     content: dict[str, Any] = {
         "mrssl_store": STORE_VERSION,
-        "name": description.name,
+        "name": mask.cover(description.name),
         "labels": {
             name: list(value) if isinstance(value, tuple) else value
             for name, value in zip(description.class_names, description.class_values, strict=True)

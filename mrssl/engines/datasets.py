@@ -254,6 +254,7 @@ class RunData:
             type_names=self.type_names,
             intensities=self.train_intensities,
             class_layout=layout.to_dict() if layout else None,
+            marks=self.marks,
             iteration=iteration,
         )
 

@@ -103,6 +103,19 @@ def test_without_predictors(checkpoint, tmp_path):
     assert "mask_head" in report.kept
 
 
+def test_what_torchvision_has_no_name_for_goes_to_detectron2(checkpoint, tmp_path):
+    loaded = load_checkpoint(checkpoint[0])
+    extra = {"roi_heads.box_head.conv1.weight", "backbone.bottom_up.res4.0.conv2_offset.weight"}
+    loaded["model"] |= {name: torch.ones(2) for name in extra}
+    save_checkpoint(tmp_path / "conv.pth", loaded)
+    for to, kept in (("detectron2", extra), ("torchvision", set())):
+        output = tmp_path / f"{to}.pth"
+        report = export_checkpoint(tmp_path / "conv.pth", output, to=to)
+        names = {name for members in report.kept.values() for name in members}
+        assert names & extra == kept
+        assert set(report.dropped) >= {"type_head", "restoration_head"}
+
+
 def test_mask_head_of_another_design_is_dropped_whole(checkpoint, tmp_path):
     loaded = load_checkpoint(checkpoint[0])
     loaded["model"]["roi_heads.mask_head.fuse.0.weight"] = torch.ones(2)

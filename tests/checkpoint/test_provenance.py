@@ -9,6 +9,7 @@ import pytest
 from mrssl.checkpoint import Provenance, input_differences
 from mrssl.config import get_cfg
 from mrssl.errors import MrsslError
+from mrssl.privacy import patient_marks
 
 
 def make(cfg, **changes):
@@ -113,3 +114,24 @@ def test_stock_configuration_is_compared_as_far_as_it_goes():
     assert input_differences(make(get_cfg()), cfg) == [
         "INPUT.FORMAT: the checkpoint was trained with BGR, now it is RGB"
     ]
+
+
+def test_what_a_stock_program_needs_to_show_slices_alike_travels():
+    cfg = get_cfg()
+    cfg.merge_from_list(["INPUT.MIN_SIZE_TRAIN", (224,), "INPUT.MIN_SIZE_TEST", 224])
+    config = make(cfg).model_config
+    assert config["INPUT"]["MIN_SIZE_TRAIN"] == [224]
+    assert config["INPUT"]["MIN_SIZE_TEST"] == 224
+    assert config["INPUT"].keys() == {
+        "FORMAT", "MIN_SIZE_TRAIN", "MAX_SIZE_TRAIN", "MIN_SIZE_TEST", "MAX_SIZE_TEST",
+    }  # fmt: skip
+    assert config["TEST"] == {"DETECTIONS_PER_IMAGE": 100}
+
+
+def test_patients_are_covered_in_the_names_of_data_sets():
+    cfg = get_cfg()
+    cfg.DATASETS.TRAIN = ("scans/Doe_Jane/dataset.json:train[Doe_Jane]",)
+    found = Provenance.from_config(
+        cfg, task="finetune", class_names=["a"], marks=patient_marks("Doe^Jane", "4711")
+    )
+    assert "Doe" not in found.data[0] and found.data[0].endswith("]")
