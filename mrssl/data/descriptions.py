@@ -25,6 +25,7 @@ from mrssl.data.cases import Case, cases_of_split, parse_dataset_path
 from mrssl.data.dicom_headers import TAGS
 from mrssl.data.files import read_json
 from mrssl.data.labels import ClassValues
+from mrssl.data.nifti import NIFTI_SUFFIXES
 from mrssl.data.sources import (
     FoundVolumes,
     Refused,
@@ -198,7 +199,7 @@ def _listed_cases(
         label = entry.get("label")
         cases.append(
             _case(
-                _beside(path, entry["image"]),
+                _first_channel(_beside(path, entry["image"])),
                 _beside(path, label) if label else None,
                 pattern,
                 path.parent,
@@ -219,6 +220,15 @@ def _beside(path: Path, name: Any) -> Path:
             "MRSSL_TRUST_PATHS=1"
         )
     return path.parent / str(name)
+
+
+def _first_channel(image: Path) -> Path:
+    """``image``, or what nnU-Net's first version means by a name that no file has."""
+    for ending in NIFTI_SUFFIXES[::-1] if not image.exists() else ():
+        if image.name.endswith(ending):
+            channel = image.with_name(f"{image.name.removesuffix(ending)}_0000{ending}")
+            return channel if channel.exists() else image
+    return image
 
 
 def _nnunet_cases(

@@ -224,5 +224,7 @@ def _pays(device: torch.device) -> bool:
     """Whether half precision is faster there: a CPU without bfloat16 instructions emulates them."""
     if device.type != "cpu":
         return True
+    if not hasattr(torch.cpu, "get_capabilities"):  # before torch 2.11
+        return bool(getattr(torch.cpu, "_is_avx512_bf16_supported", bool)())
     has = torch.cpu.get_capabilities()
     return bool(has.get("avx512_bf16") or has.get("amx_bf16"))

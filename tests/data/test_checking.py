@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import check_data as tool
+from mrssl.data import load_dataset
 from mrssl.data.checking import check_data
 from mrssl.data.descriptions import describe
 from mrssl.data.preparing import prepare_store
@@ -202,3 +203,24 @@ def test_splits_are_reproducible_and_by_subject() -> None:
 def test_impossible_splits_are_refused(shares: dict) -> None:
     with pytest.raises(MrsslError):
         split_subjects(["one"], shares)
+
+
+def test_label_maps_among_the_scans_are_told(
+    write_nifti: Callable, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rng = np.random.default_rng(0)
+    affine = np.diag([1.0, 1.0, 4.0, 1.0])
+    scan = rng.integers(0, 500, (32, 32, 12)).astype(np.int16)
+    label = np.zeros((32, 32, 12), np.uint8)
+    label[4:20, 8:24, 2:10] = rng.integers(1, 4, (16, 16, 8))
+    write_nifti(scan, "scans/case1.nii.gz", affine)
+    load_dataset(tmp_path / "scans", min_foreground=0.05)
+    assert caplog.text == ""
+    write_nifti(label, "scans/case1_seg.nii.gz", affine)
+    load_dataset(tmp_path / "scans", min_foreground=0.05)
+    assert "1 of 2 volumes have but a few intensities, as label maps do (case1_seg.nii.gz)" in (
+        caplog.text
+    )
+    report = check_data(tmp_path / "scans")
+    assert [bool(volume["faults"]) for volume in report.volumes] == [False, True]
+    assert "a label map, not a scan?" in report.volumes[1]["faults"][0]

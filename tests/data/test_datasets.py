@@ -75,27 +75,6 @@ def test_slices_of_air_are_left_out(write_nifti: Callable, tmp_path: Path) -> No
     assert [r["slice_index"] for r in dataset.dicts] == [2, 3, 4, 5, *range(8)]
 
 
-def test_label_maps_among_the_scans_are_told(
-    write_nifti: Callable, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    rng = np.random.default_rng(0)
-    affine = np.diag([1.0, 1.0, 4.0, 1.0])
-    scan = rng.integers(0, 500, (32, 32, 12)).astype(np.int16)
-    label = np.zeros((32, 32, 12), np.uint8)
-    label[4:20, 8:24, 2:10] = rng.integers(1, 4, (16, 16, 8))
-    write_nifti(scan, "scans/case1.nii.gz", affine)
-    load_dataset(tmp_path / "scans", min_foreground=0.05)
-    assert caplog.text == ""
-    write_nifti(label, "scans/case1_seg.nii.gz", affine)
-    load_dataset(tmp_path / "scans", min_foreground=0.05)
-    assert "1 of 2 volumes have but a few intensities, as label maps do (case1_seg.nii.gz)" in (
-        caplog.text
-    )
-    report = check_data(tmp_path / "scans")
-    assert [bool(volume["faults"]) for volume in report.volumes] == [False, True]
-    assert "a label map, not a scan?" in report.volumes[1]["faults"][0]
-
-
 def test_why_no_slice_is_left_is_told(tmp_path: Path, write_nifti: Callable) -> None:
     affine = np.diag([1.0, 1.0, 4.0, 1.0])
     array = np.zeros((32, 32, 8), np.int16)

@@ -173,3 +173,16 @@ def test_keys_of_nnunet_and_the_decathlon_are_let_be(labeled_set: Path) -> None:
     nnunet += ("image_reader_writer", "converted_by", "dataset", "validation", "author")
     changed(labeled_set, dict.fromkeys(decathlon + nnunet, 1))
     assert load_dataset(labeled_set).dicts
+
+
+def test_the_first_nnunet_names_images_without_their_channel(labeled_set: Path) -> None:
+    before = load_dataset(labeled_set).dicts
+    for entry in json.loads(labeled_set.read_text())["training"]:
+        image = labeled_set.parent / entry["image"]
+        image.rename(image.with_name(image.name.replace(".nii.gz", "_0000.nii.gz")))
+    after = load_dataset(labeled_set).dicts
+    assert [d["subject_id"] for d in after] == [d["subject_id"] for d in before]
+    assert after[0]["file_name"].endswith("_0000.nii.gz")
+    image.with_name(image.name.replace(".nii.gz", "_0000.nii.gz")).unlink()
+    with pytest.raises(MrsslError, match=rf"{image.name}: no such file"):
+        load_dataset(labeled_set)
