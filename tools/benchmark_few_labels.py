@@ -26,7 +26,7 @@ from few_labels_plan import FINETUNE, PRETRAIN, TUNE, Plan, Run
 from few_labels_plots import plot, plot_curves
 from few_labels_pool import Pool
 from few_labels_report import markdown, zoo_rows
-from few_labels_run import execute, score_again
+from few_labels_run import execute, score_again, use_threads
 from few_labels_tuning import tuning_markdown
 from few_labels_yaml import load_plan
 from mrssl.errors import MrsslError, optional_import, run_main
@@ -93,6 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         optional_import("matplotlib", "pip install matplotlib")  # for the report
     bench = _bench(args, load_plan(args.config_file))
     if args.run:
+        use_threads(args.threads)
         execute(bench, _by_id(bench, args.run))
         return 0
     done = {kind: _rows(bench, kind) for kind in FILES}  # of another plan: refused before the work
@@ -251,7 +252,7 @@ def _by_id(bench: Bench, run_id: str) -> Run:
 def _command(args: argparse.Namespace, run: Run) -> list[str]:
     """The arguments that do one run."""
     arguments = ["--config-file", args.config_file, "--data", args.data, "--output", args.output]
-    arguments += ["--device", args.device]
+    arguments += ["--device", args.device, "--threads", args.threads]
     for text in args.weights:
         arguments += ["--weights", text]
     arguments += ["--keep-weights"] if args.keep_weights else []

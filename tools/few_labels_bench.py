@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from few_labels_plan import PRETRAIN, TUNE, Plan, Run
+from mrssl.data.descriptions import describe
 from mrssl.engines.checkpoints import FINAL
 from mrssl.errors import MrsslError
 
-RESULT = "result.json"
+RESULT, BEGUN = "result.json", "begun.json"
 Row = dict[str, Any]
 
 
@@ -39,6 +40,7 @@ class Bench:
     device: str = "cuda"
     keep: bool = False
     known: Mapping[str, Row] = field(default_factory=dict)
+    _splits: dict[tuple[str, bool], list[str]] = field(default_factory=dict, repr=False)
 
     @cached_property
     def subjects(self) -> list[str]:
@@ -67,7 +69,8 @@ class Bench:
         A pretraining is done while its weights are there.
 
         Raises:
-            MrsslError: it was done with other settings than the plan has now.
+            MrsslError: it was done with other settings than the plan has now, or on other subjects
+                than its split has.
         """
         path = self.folder(run.id) / RESULT
         if run.kind == PRETRAIN and not (self.folder(run.id) / "train" / FINAL).exists():
@@ -75,14 +78,36 @@ class Bench:
         row = read_row(path) if path.exists() else self.known.get(run.id)
         if row is not None and not self.is_current(run, row):
             raise MrsslError(
-                f"{path if path.exists() else self.output}: {run.id} was run with other settings; "
-                "give another --output, or remove it from this one"
+                f"{path if path.exists() else self.output}: {run.id} was run with other settings "
+                "or subjects; give another --output, or remove it from this one"
             )
         return row
 
     def is_current(self, run: Run, row: Row) -> bool:
         """Whether a row of ``run`` was made with the settings that the plan has now."""
-        return bool(row["settings"] == self.fingerprint(run, file=row.get("weights_sha256", "")))
+        made = self.fingerprint(run, file=row.get("weights_sha256", ""))
+        return bool(row["settings"] == made) and self._of_these_subjects(run, row)
+
+    def _of_these_subjects(self, run: Run, row: Row) -> bool:
+        """Whether a split has still those that a row is of: its name alone is in the settings."""
+        if run.kind == PRETRAIN:
+            return row.get("trained_on") in (None, self.digest_of_split(run.train))
+        scored = row.get("dice_per_subject")
+        return scored is None or sorted(scored) == self._subjects_of(run.test, labeled=True)
+
+    def digest_of_split(self, split: str) -> str:
+        """Of the names of a split's subjects, labelled or not."""
+        names = self._subjects_of(split, labeled=False)
+        return hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
+
+    def _subjects_of(self, split: str, *, labeled: bool) -> list[str]:
+        key = split, labeled
+        if key not in self._splits:
+            cases = describe(self.data / split).cases
+            self._splits[key] = sorted(
+                {case.source.subject for case in cases if case.label_file or not labeled}
+            )
+        return self._splits[key]
 
     def weights(self, run: Run) -> Path | None:
         """The file that a run starts from; None for scratch.

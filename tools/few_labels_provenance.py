@@ -36,11 +36,29 @@ def mixed_cells(grid: Grid, labels: Sequence[str]) -> str:
     return "; ".join(f"{arm} at n = {', '.join(found)}" for arm, found in mixed.items() if found)
 
 
-def pairs_of_two_devices(cell: Mapping[int, Row], baseline: Mapping[int, Row]) -> int:
-    """How many seeds ran on one device in a cell and on another in its baseline."""
-    return sum(
-        cell[seed]["device"] != baseline[seed]["device"] for seed in cell if seed in baseline
-    )
+def apart(cell: Mapping[int, Row], baseline: Mapping[int, Row]) -> dict[str, int]:
+    """How many pairs are of two devices or versions of torch, and how many of two of the code.
+
+    Returns:
+        Mark -> count, without those that are 0; see :data:`MARKS`.
+    """
+    pairs = [(cell[seed], baseline[seed]) for seed in cell if seed in baseline]
+    counts = {
+        mark: sum(any(_of(a, key) != _of(b, key) for key in keys) for a, b in pairs)
+        for mark, (keys, _) in MARKS.items()
+    }
+    return {mark: count for mark, count in counts.items() if count}
+
+
+#: By mark: the entries of a row that it is of, and what it says.
+MARKS = {
+    "*": (("device", "torch"), "of different devices or versions of torch"),
+    "\N{DAGGER}": (("code", "scored_by"), "trained or scored by different versions of the code"),
+}
+
+
+def _of(row: Row, key: str) -> object:
+    return row.get(key, row["code"])
 
 
 def _origin(row: Row) -> tuple[str, str]:

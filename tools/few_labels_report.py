@@ -11,7 +11,7 @@ from few_labels_bench import Row
 from few_labels_curves import curves, to_scratch
 from few_labels_grid import Grid, gain, grid_of, labels_of, markdown_table, over_seeds
 from few_labels_plan import SCRATCH
-from few_labels_provenance import DIGITS, mixed_cells, pairs_of_two_devices, provenance_table
+from few_labels_provenance import DIGITS, MARKS, apart, mixed_cells, provenance_table
 
 #: What each column of the table of further figures takes from a row, and its digits.
 _FURTHER = {
@@ -117,12 +117,13 @@ def _table(grid: Mapping[str, Any], labels: Sequence[str], cell: Callable[[str, 
 
 def _difference_note(name: str, grid: Grid, baseline: Mapping[str, Mapping[int, Row]]) -> str:
     note = (
-        "Paired by seed: same labelled subjects, same initialisation of what is new. In "
-        f"brackets the 95 % interval, then the gain relative to the mean of {name}."
+        "Paired by seed: same labelled subjects and, of one configuration, same initialisation of "
+        f"what is new. In brackets the 95 % interval, then the gain relative to the mean of {name}."
     )
-    pairs = ((cells[n], baseline[n]) for cells in grid.values() for n in cells if n in baseline)
-    if any(pairs_of_two_devices(*pair) for pair in pairs):
-        note += " (k*): in k of the pairs the two runs are of different devices."
+    pairs = [(cells[n], baseline[n]) for cells in grid.values() for n in cells if n in baseline]
+    for mark, (_, meaning) in MARKS.items():
+        if any(mark in apart(*pair) for pair in pairs):
+            note += f" (k{mark}): in k of the pairs the two runs are {meaning}."
     return note
 
 
@@ -137,8 +138,8 @@ def _gain_cell(cell: Mapping[int, Row], baseline: Mapping[int, Row], key: str) -
         return "-"
     base = over_seeds({seed: baseline[seed] for seed in baseline if seed in cell}, key).mean
     relative = f", {100 * difference.mean / base:+.0f} %" if base > 0 else ""
-    apart = pairs_of_two_devices(cell, baseline)
-    return f"{difference.format(sign=True)}{relative}" + (f" ({apart}*)" if apart else "")
+    marks = ", ".join(f"{count}{mark}" for mark, count in apart(cell, baseline).items())
+    return f"{difference.format(sign=True)}{relative}" + (f" ({marks})" if marks else "")
 
 
 def _further(grid: Grid, labels: Sequence[str]) -> str:

@@ -13,12 +13,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import cv2
 import torch
 from filelock import FileLock, Timeout
 
 import mrssl
 import train_net
-from few_labels_bench import RESULT, Bench, Row, file_digest
+from few_labels_bench import BEGUN, RESULT, Bench, Row, file_digest
 from few_labels_plan import PRETRAIN, ROOT, TORCHVISION, Run
 from mrssl.engines.checkpoints import FINAL
 from mrssl.engines.report import read_history
@@ -36,16 +37,21 @@ def execute(bench: Bench, run: Run) -> Row:
         return _execute(bench, run) if row is None else row
 
 
+def use_threads(count: int) -> None:
+    """Compute with so many threads: their number changes the rounding, and so the figures."""
+    torch.set_num_threads(count)
+    cv2.setNumThreads(count)
+
+
 def _execute(bench: Bench, run: Run) -> Row:
     folder = bench.folder(run.id)
     weights = bench.weights(run)
     if run.kind != PRETRAIN:
-        for part in ("train", "test"):
-            shutil.rmtree(folder / part, ignore_errors=True)
-    begun = _clocks()
-    _train(bench, run, weights)
-    seconds = dict(zip(("seconds", "cpu_seconds"), _since(begun), strict=True))
-    row = _describe(bench, run) | seconds
+        for part in (BEGUN, "train", "test"):
+            _remove(folder / part)
+    with _counted(bench, run) as spent:
+        _train(bench, run, weights)
+    row = _describe(bench, run) | spent
     final = folder / "train" / FINAL
     if run.kind == PRETRAIN:
         row["sha256"] = file_digest(final)
@@ -60,6 +66,38 @@ def _execute(bench: Bench, run: Run) -> Row:
                 file.unlink()
     write_results(row, folder / RESULT)
     return row
+
+
+@contextmanager
+def _counted(bench: Bench, run: Run) -> Iterator[Row]:
+    """The seconds of a training over all its legs: one that is stopped goes on later.
+
+    Raises:
+        MrsslError: the training there was begun with other settings, or on other subjects.
+    """
+    file = bench.folder(run.id) / BEGUN
+    now = {"settings": bench.fingerprint(run), "trained_on": bench.digest_of_split(run.train)}
+    before: Row = json.loads(file.read_text()) if file.exists() else dict(now)
+    if any(before[key] != now[key] for key in now):
+        raise MrsslError(
+            f"{file}: the training of {run.id} was begun with other settings or subjects; give "
+            f"another --output, or remove {file.parent}"
+        )
+    spent: Row = {}
+    begun = _clocks()
+    try:
+        write_results(before, file)
+        yield spent
+    finally:
+        for key, seconds in zip(("seconds", "cpu_seconds"), _since(begun), strict=True):
+            spent[key] = round(before.get(key, 0.0) + seconds, 1)
+        write_results(now | spent, file)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    path.unlink(missing_ok=True)
 
 
 def score_again(bench: Bench, run: Run) -> Row | None:
@@ -77,7 +115,8 @@ def score_again(bench: Bench, run: Run) -> Row | None:
         row = bench.finished(run)
         if row is None or not final.exists():
             return None
-        if row.get("scored_by", row["code"]) == code_version():
+        by = row.get("scored_by", row["code"])
+        if by == code_version() and not by.endswith("+"):  # which tells no two changes apart
             return None
         shutil.rmtree(folder / "test", ignore_errors=True)
         row = row | _score(bench, run, final)
@@ -102,8 +141,11 @@ def _alone(bench: Bench, run: Run) -> Iterator[None]:
 
 
 def _clocks() -> tuple[float, float]:
-    """Wall clock, and the processor time of this process, which other load does not stretch."""
-    return time.perf_counter(), time.process_time()
+    """Wall clock, and the processor time of this process and its workers that have ended.
+
+    Other load does not stretch the second.
+    """
+    return time.perf_counter(), sum(os.times()[:4])
 
 
 def _since(begun: tuple[float, float]) -> tuple[float, ...]:
@@ -220,6 +262,7 @@ def _describe(bench: Bench, run: Run) -> Row:
         "torch": torch.__version__,
         "code": code_version(),
         "settings": bench.fingerprint(run),
+        **({"trained_on": bench.digest_of_split(run.train)} if run.kind == PRETRAIN else {}),
     }
 
 

@@ -1,14 +1,54 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from few_labels_plan import Plan
+import benchmark_few_labels
+import few_labels_run
+from few_labels_bench import Bench
+from few_labels_plan import Plan, Run
 from few_labels_yaml import load_plan
+from mrssl.errors import MrsslError
+
+RESULTS = {
+    "dice": {
+        "dice": 0.5, "foreground": 0.7, "instances": 0.6, "slicewise": 0.4,
+        "dice-small": 0.4, "dice-large": 0.6,
+    },
+    "hd95": {"hd95": 3.0, "missed": 1.0},
+    "segm": {"AP": 0.3, "AP50": 0.6},
+}  # fmt: skip
+
+
+class Trainings:
+    """Stands in for tools/train_net.py: leaves its files, and counts."""
+
+    def __init__(self) -> None:
+        self.calls: list[list[str]] = []
+        self.fail = False
+
+    def __call__(self, argv: Sequence[str]) -> int:
+        self.calls.append(list(argv))
+        folder = Path(argv[argv.index("OUTPUT_DIR") + 1])
+        (folder / "inference").mkdir(parents=True, exist_ok=True)
+        if "--eval-only" in argv:
+            if self.fail:
+                raise MrsslError("the lights went out")
+            assert Path(argv[argv.index("MODEL.WEIGHTS") + 1]).is_file()
+            (folder / "inference" / "results.json").write_text(json.dumps(RESULTS))
+            subject = {"subject3": {"volumes": 1, "dice": {"dice": 0.5}}}
+            (folder / "inference" / "per_subject.json").write_text(json.dumps(subject))
+        else:
+            (folder / "model_final.pth").write_bytes(b"weights")
+            lines = [{"iteration": 1, "total_loss": 1.0}, {"iteration": 2, "dice/dice": 0.4}]
+            (folder / "metrics.json").write_text("".join(json.dumps(x) + "\n" for x in lines))
+        return 0
+
 
 QUICK = "configs/quick_schedules"
 
@@ -63,3 +103,19 @@ def data(phantom: Path, tmp_path: Path) -> Path:
     folder.mkdir()
     (folder / "phantom").symlink_to(phantom.parent)
     return folder
+
+
+@pytest.fixture
+def trainings(monkeypatch: pytest.MonkeyPatch) -> Trainings:
+    fake = Trainings()
+    monkeypatch.setattr(few_labels_run.train_net, "main", fake)
+    return fake
+
+
+@pytest.fixture
+def bench(plan: Plan, data: Path, tmp_path: Path) -> Bench:
+    return Bench(plan, data, tmp_path / "out", device="cpu")
+
+
+def run_of(bench: Bench, run_id: str) -> Run:
+    return benchmark_few_labels._by_id(bench, run_id)

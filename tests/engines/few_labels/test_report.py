@@ -81,7 +81,7 @@ def test_what_a_cell_averages_is_told() -> None:
             "seconds": 1.0, "device": "GPU", "sha256": new}  # fmt: skip
     text = markdown(rows, [made])
     assert "Means over several weights or devices (see Pretraining): mrssl at n = 1.\n" in text
-    assert "(k*): in k of the pairs the two runs are of different devices." in text
+    assert "(k*): in k of the pairs the two runs are of different devices or versions" in text
     (differences,) = [line for line in text.splitlines() if "+0.100 [" in line]
     assert "+20 % (1*) " in differences and "+20 % (4*) " in differences
     told = text.split("## Pretraining")[1]
