@@ -248,7 +248,7 @@ def add_mrssl_config(cfg: CN) -> None:
     node.SOLVER.CHANNELS_LAST = False  # faster convolutions on some devices
     node.SOLVER.COMPILE = False  # torch.compile of the backbone: minutes first, then faster steps
     node.LOG_PERIOD = 20
-    node.WANDB_PROJECT = ""  # report to Weights & Biases too, where it is installed; "" = no
+    node.WANDB_PROJECT = ""  # report to Weights & Biases too, which must be installed; "" = no
     node.PICTURE_PERIOD = 0  # iterations between TensorBoard pictures; 0 = at each evaluation
 
 

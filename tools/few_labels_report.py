@@ -68,7 +68,7 @@ def markdown(
 
 
 _FURTHER_NOTE = (
-    "Foreground: all classes merged. Instances: a wrong class is forgiven. Slice by "
+    "Foreground: all classes merged. Instances: a wrong class, or none, is forgiven. Slice by "
     "slice: Dice without joint names (`MRSSL.EVALUATION.JOINT_NAMES`). HD95 of a structure "
     "missed altogether is the volume's diagonal. To scratch: iterations after which Dice on held-"
     "out training subjects reached what scratch ended with, mean over the seeds that did, of all "

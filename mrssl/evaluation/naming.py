@@ -239,15 +239,17 @@ def _pair_gains(
 ) -> npt.NDArray[np.float64]:
     """What two hypotheses say to each other, (N, N); -inf where only one of them can hold."""
     places, classes = hypotheses.T
-    offsets = centers[None] - centers[:, None]
+    # Of structures without a hypothesis there may be thousands, and pairs are many more.
+    kept, place = np.unique(places, return_inverse=True)
+    offsets = centers[kept][None] - centers[kept][:, None]
     best = layout.best_log_density(offsets, extent)
-    both = (places[:, None], places[None])
+    both = (place[:, None], place[None])
     gains = layout.evidence(classes[:, None], classes[None], offsets[both], best[both])
     lengths = _lengths(structures)[places]
     gains *= np.minimum(lengths[:, None], lengths[None])
-    shown = np.zeros((len(structures), 1 + max(max(s.things) for s in structures)), bool)
-    for row, structure in zip(shown, structures, strict=True):
-        row[list(structure.things)] = True
+    shown = np.zeros((len(kept), 1 + max(max(s.things) for s in structures)), bool)
+    for row, index in zip(shown, kept, strict=True):
+        row[list(structures[index].things)] = True
     together = np.asarray((shown[:, None] & shown[None]).any(-1))[both]
     excluded = (classes[:, None] == classes[None]) & together
     return np.where(excluded, -np.inf, gains)

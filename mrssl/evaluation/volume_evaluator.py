@@ -45,8 +45,8 @@ class VolumeEvaluator(SliceEvaluator):
       paired one to one for the largest overlap, and the overlap of the pairs counts,
       ``2 sum |P and T| / (sum |P| + sum |T|)`` over all instances of the volume, paired or not.
       A pixel of several belongs to the surest, and to those whose classes overlap with its. With
-      a layout what counts is what it names: things whose scores of all classes together reach the
-      threshold.
+      a layout things count whose scores of all classes together reach the threshold, also those
+      that it gives no name: structures too many lower ``instances``, and not ``dice``.
       Where ``instances`` is high and ``dice`` low, the outlines are right and the names wrong.
       With a layout also ``slicewise``: ``dice`` as it would be without, the same mean.
     - ``hd95``, ``assd``: mm, by :mod:`mrssl.evaluation.surface`, and per class.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -43,6 +44,25 @@ def test_detectron2_says_what_is_missing(hidden: None) -> None:
     assert "not installed" in text
     assert DETECTRON2_GUIDE in text
     assert len(text.splitlines()) == 1
+
+
+def test_an_installation_that_does_not_import_is_passed_over_and_told(
+    tmp_path: Path, repository_root: Path
+) -> None:
+    (tmp_path / "detectron2").mkdir()
+    (tmp_path / "detectron2" / "__init__.py").write_text("raise AttributeError('of another age')")
+    program = "from mrssl.engines import choose_engine; print(choose_engine({!r}))"
+    done = [
+        subprocess.run(
+            [sys.executable, "-c", program.format(name)], cwd=repository_root, text=True,
+            capture_output=True, timeout=120, check=False,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(repository_root)])},
+        )
+        for name in ("auto", "detectron2")
+    ]  # fmt: skip
+    assert done[0].stdout == "torchvision\n"
+    assert "warning: detectron2 cannot be imported (of another age)" in done[0].stderr
+    assert "MissingDependencyError: detectron2 cannot be imported" in done[1].stderr
 
 
 def python(root: Path, program: str) -> subprocess.CompletedProcess[str]:

@@ -36,8 +36,10 @@ def register_mri(
         name: as it stands in ``DATASETS.TRAIN``.
         path: a folder of DICOM or NIfTI, or ``dataset.json``, or ``dataset.json:split``.
         labeled: False ignores labels; None takes them where there are any.
-        options: further arguments of :func:`mrssl.data.load_dataset`, for programs without the
-            node ``MRSSL``; ``tools/train_net.py`` takes them from the configuration.
+        options: further arguments of :func:`mrssl.data.load_dataset`. A trainer of your own sees
+            slices by these; for those of a configuration with the node ``MRSSL`` give
+            ``**dataset_options(cfg)`` of :mod:`mrssl.data`. ``MRITrainer`` takes them from its
+            configuration, whatever is given here.
 
     Raises:
         MrsslError: the path cannot be used, or the name is taken, if only in ``MetadataCatalog``,
