@@ -64,6 +64,14 @@ class MaskRCNN(SliceModel):
             pretraining, ``type_scores`` (N, K) and ``restored`` (height, width) in [0, 1].
         """
         images = self.preprocess(inputs)
+        # Before the backbone, whose end they would wait for on a GPU.
+        targets = [
+            {
+                name: value.to(self.device, non_blocking=True)
+                for name, value in x["targets"].items()
+            }
+            for x in (inputs if self.training else ())
+        ]
         features = self.backbone(images.tensors)
         if not self.training:
             proposals, _ = self.rpn(images, features)
@@ -71,9 +79,6 @@ class MaskRCNN(SliceModel):
                 features, proposals, images.image_sizes, images=images.tensors
             )
             return [self._postprocess(f, x) for f, x in zip(found, inputs, strict=True)]
-        targets = [
-            {name: value.to(self.device) for name, value in x["targets"].items()} for x in inputs
-        ]
         seeds = [x["seed"] for x in inputs]
         self.rpn.fg_bg_sampler.seeds = seeds
         self.roi_heads.fg_bg_sampler.seeds = [seed + 1 for seed in seeds]

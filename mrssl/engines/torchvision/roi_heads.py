@@ -20,7 +20,7 @@ from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss
 from mrssl.config import check_fixed, is_pretraining
 from mrssl.engines.distributed import mean_count
 from mrssl.engines.torchvision.backbone import STRIDES
-from mrssl.engines.torchvision.rpn import SeededSampler
+from mrssl.engines.torchvision.rpn import ExactBoxCoder, SeededSampler
 from mrssl.errors import MrsslError
 from mrssl.modeling import (
     DistortionBranch,
@@ -210,6 +210,7 @@ def build_roi_heads(cfg: CfgNode, num_types: int) -> DistortionROIHeads:
         slice_weight=cfg.MRSSL.SLICE_DECODER.LOSS_WEIGHT,
         **mask_parts,
     )
+    heads.box_coder = ExactBoxCoder(heads.box_coder.weights)
     heads.fg_bg_sampler = SeededSampler(node.BATCH_SIZE_PER_IMAGE, node.POSITIVE_FRACTION)
     _init_like_detectron2(heads)
     return heads

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from fvcore.common.config import CfgNode
 from torch import Tensor
+from torchvision.models.detection._utils import BoxCoder
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
@@ -46,10 +47,19 @@ class ExactAnchorGenerator(AnchorGenerator):
         torchvision divides the image's side by the level's, which is not 64 at p6 where the side
         is no multiple of 64.
         """
-        self.set_cell_anchors(feature_maps[0].dtype, feature_maps[0].device)
-        strides = [[torch.tensor(s, device=feature_maps[0].device)] * 2 for s in STRIDES.values()]
+        # Not in the features' precision: bfloat16 knows whole pixels only from 128 on.
+        self.set_cell_anchors(torch.float32, feature_maps[0].device)
+        strides = [[s, s] for s in STRIDES.values()]  # type: ignore[list-item]
         levels = self.grid_anchors([level.shape[-2:] for level in feature_maps], strides)
         return [torch.cat(levels)] * len(image_list.image_sizes)
+
+
+class ExactBoxCoder(BoxCoder):
+    """Boxes in float32, as Detectron2 has them, also from deltas in half precision."""
+
+    def decode_single(self, rel_codes: Tensor, boxes: Tensor) -> Tensor:
+        """Float (P, 4 C) deltas and (P, 4) boxes -> float32 (P, 4 C) boxes."""
+        return super().decode_single(rel_codes.float(), boxes.float())
 
 
 class SeededSampler:
@@ -130,6 +140,7 @@ def build_rpn(cfg: CfgNode) -> SeededRPN:
         {"training": node.POST_NMS_TOPK_TRAIN, "testing": node.POST_NMS_TOPK_TEST},
         node.NMS_THRESH,
     )
+    rpn.box_coder = ExactBoxCoder(rpn.box_coder.weights)
     rpn.fg_bg_sampler = SeededSampler(node.BATCH_SIZE_PER_IMAGE, node.POSITIVE_FRACTION)
     return rpn
 
