@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -49,7 +50,12 @@ class WeightAverage(AveragedModel):
 def build_average(cfg: CfgNode, model: nn.Module) -> WeightAverage | None:
     """The average that ``MRSSL.SOLVER.EMA_DECAY`` asks for; None for 0."""
     decay = cfg.MRSSL.SOLVER.EMA_DECAY
-    return WeightAverage(model, decay) if decay else None
+    if not decay:
+        return None
+    average = WeightAverage(model, decay)
+    if cfg.MRSSL.SOLVER.CHANNELS_LAST:  # as the model's will be, or averaging takes twice as long
+        average.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return average
 
 
 def weights_to_save(

@@ -14,7 +14,7 @@ def with_device(cfg: CfgNode) -> CfgNode:
     """``cfg`` with the device that is there: of several GPUs this process's, without any the CPU.
 
     Raises:
-        ConfigError: ``MODEL.DEVICE`` names none.
+        ConfigError: ``MODEL.DEVICE`` names none, or one that is not there.
     """
     try:
         kind = torch.device(cfg.MODEL.DEVICE).type
@@ -31,6 +31,11 @@ def with_device(cfg: CfgNode) -> CfgNode:
     elif "LOCAL_RANK" in os.environ:
         cfg.MODEL.DEVICE = f"cuda:{os.environ['LOCAL_RANK']}"
     cfg.freeze()
+    index = torch.device(cfg.MODEL.DEVICE).index
+    if index is not None:
+        if index >= (count := torch.cuda.device_count()):
+            raise ConfigError(f"MODEL.DEVICE {cfg.MODEL.DEVICE!r}: this machine has {count} GPUs")
+        torch.cuda.set_device(index)  # memory is asked of, and waited for, the current one
     return cfg
 
 

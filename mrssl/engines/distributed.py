@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -78,6 +78,15 @@ def gather_objects(value: Any) -> list[Any]:
     values: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(values, value)
     return values
+
+
+def mean_of_processes(values: Mapping[str, float]) -> dict[str, float]:
+    """Mean of each figure over the processes, which all have the same ones in the same order."""
+    if not is_distributed():
+        return dict(values)
+    total = torch.tensor(list(values.values()), device=_device(), dtype=torch.float64)
+    dist.all_reduce(total)
+    return dict(zip(values, (total / dist.get_world_size()).tolist(), strict=True))
 
 
 def share_buffers(model: nn.Module) -> None:

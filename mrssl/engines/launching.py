@@ -13,6 +13,7 @@ import tempfile
 from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -25,6 +26,10 @@ from fvcore.common.config import CfgNode
 from mrssl.engines.signals import STOP_SIGNALS
 from mrssl.errors import Interrupted, MrsslError
 from mrssl.files import write_text
+
+#: How long processes wait for one: it may score, name or write alone for longer than the ten
+#: minutes that are NCCL's default.
+_PATIENCE = timedelta(hours=1)
 
 
 @dataclass(frozen=True)
@@ -166,16 +171,29 @@ def _run_process(
     """One process of several, told by the environment which: join the others, and run."""
     if cuda:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("nccl" if cuda else "gloo")
+    dist.init_process_group("nccl" if cuda else "gloo", timeout=_PATIENCE)
+    failed = True
     try:
         if setup is not None:
             setup(int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
         function(*args)
+        failed = False
     finally:
         # A model in a cycle of references holds on to the group. Left to the end of Python, whose
         # order is not given, the group's threads may still run then: the process aborts.
         gc.collect()
+        _leave_group(failed=failed, cuda=cuda)
+
+
+def _leave_group(*, failed: bool, cuda: bool) -> None:
+    """Take leave of the other processes, or none where NCCL would wait for them.
+
+    After a fault of this one they are in an exchange that it will never join.
+    """
+    if not (failed and cuda):
         dist.destroy_process_group()
+    elif abort := getattr(dist.distributed_c10d, "_abort_process_group", None):
+        abort()
 
 
 def _call_and_tell(path: Path, function: Callable[..., Any], args: tuple[Any, ...]) -> None:

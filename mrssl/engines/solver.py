@@ -210,7 +210,9 @@ def mixed_precision(
         raise MrsslError(f"MRSSL.SOLVER.AMP_DTYPE {name!r}: 'auto', 'bfloat16' or 'float16'")
     if not cfg.SOLVER.AMP.ENABLED or (name == "auto" and not _pays(device)):
         return nullcontext, None
-    half = device.type == "cuda" and not (bfloat16 and torch.cuda.is_bf16_supported())
+    half = device.type == "cuda" and not (
+        bfloat16 and torch.cuda.is_bf16_supported(including_emulation=False)
+    )
     half = name == "float16" or (name == "auto" and half)
     dtype = torch.float16 if half else torch.bfloat16
 

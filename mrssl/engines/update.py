@@ -146,9 +146,10 @@ class Update:
             fault = {"the output of the network": math.nan}
             check_finite(fault, part, iteration=iteration, cfg=self.cfg)
             raise
-        values = {name: float(loss.detach()) for name, loss in losses.items()}
+        each = torch.stack([loss.float() for loss in losses.values()])
+        values = dict(zip(losses, each.tolist(), strict=True))  # waits for a GPU once
         check_finite(values, part, iteration=iteration, cfg=self.cfg)
-        total = torch.stack([loss.float() for loss in losses.values()]).sum()
+        total = each.sum()
         if share != 1:
             total = total * share
         (total if self.scaler is None else self.scaler.scale(total)).backward()

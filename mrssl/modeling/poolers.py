@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 class PyramidPooler(nn.Module):
@@ -72,11 +73,8 @@ class PyramidPooler(nn.Module):
         """
         from torchvision.ops import roi_align
 
-        counts = torch.tensor([len(b) for b in boxes], device=boxes[0].device)
-        index = torch.repeat_interleave(torch.arange(len(boxes), device=boxes[0].device), counts)
-        all_boxes = torch.cat(list(boxes)).float()
-        rois = torch.cat([index[:, None].to(all_boxes.dtype), all_boxes], dim=1)
-        level = self.levels(all_boxes)
+        rois = torch.cat([F.pad(b.float(), (1, 0), value=i) for i, b in enumerate(boxes)])
+        level = self.levels(rois[:, 1:])
         channels = features[self.in_features[0]].shape[1]
         pooled = rois.new_zeros(len(rois), channels, self.resolution, self.resolution)
         for number, (name, stride) in enumerate(zip(self.in_features, self.strides, strict=True)):

@@ -57,8 +57,13 @@ class RestorationTargets:
         return RestorationTargets(
             self.pixels.to(device, non_blocking=non_blocking),
             self.masks.to(device, non_blocking=non_blocking),
-            self.index.to(device),
+            self.index.to(device, non_blocking=non_blocking),
         )
+
+    def pin_memory(self) -> RestorationTargets:
+        """For copies to a GPU that nothing waits for; a loader calls it."""
+        pinned = (tensor.pin_memory() for tensor in (self.pixels, self.masks, self.index))
+        return RestorationTargets(*pinned)
 
     def crop_and_resize(self, boxes: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
         """Crop each instance's box, resampled by an aligned ROIAlign of exact averaging.

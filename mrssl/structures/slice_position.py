@@ -30,8 +30,15 @@ class SlicePosition:
 
     def __getitem__(self, item: int | slice | Tensor | Sequence[int]) -> SlicePosition:
         """Pick instances; an int keeps the instance axis, as ``BitMasks`` does."""
-        picked = torch.arange(self.count)[item.cpu() if isinstance(item, Tensor) else item]
-        return SlicePosition(self.matrix, picked.numel())
+        if isinstance(item, Tensor):
+            picked = int(item.sum()) if item.dtype == torch.bool else item.numel()
+        else:
+            picked = torch.arange(self.count)[item].numel()
+        return SlicePosition(self.matrix, picked)
+
+    def pin_memory(self) -> SlicePosition:
+        """For copies to a GPU that nothing waits for; a loader calls it."""
+        return SlicePosition(self.matrix.pin_memory(), self.count)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> SlicePosition:
         """The same on ``device``."""

@@ -195,7 +195,8 @@ class ValidationLoss(HookBase):
             norm.eval()
         # Detectron2 puts statistics of its sampling into the storage: not those of validation.
         # Processes may have more or fewer batches: none may wait for another in the middle of one.
-        with torch.random.fork_rng(), EventStorage(), alone():
+        devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+        with torch.random.fork_rng(devices), EventStorage(), alone():
             torch.manual_seed(0)
             for batch in self._batches():
                 for name, loss in model(batch).items():

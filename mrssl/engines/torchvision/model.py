@@ -66,10 +66,7 @@ class MaskRCNN(SliceModel):
         images = self.preprocess(inputs)
         # Before the backbone, whose end they would wait for on a GPU.
         targets = [
-            {
-                name: value.to(self.device, non_blocking=True)
-                for name, value in x["targets"].items()
-            }
+            {name: value.to(self.device, non_blocking=True) for name, value in x["targets"].items()}
             for x in (inputs if self.training else ())
         ]
         features = self.backbone(images.tensors)

@@ -84,19 +84,20 @@ class SeededSampler:
         positives, negatives = [], []
         for label, seed in zip(labels, self.seeds, strict=True):
             generator = torch.Generator().manual_seed(seed)
-            positive, negative = torch.where(label >= 1)[0], torch.where(label == 0)[0]
+            known = label.cpu()  # once: each search on a GPU would be waited for
+            positive, negative = torch.where(known >= 1)[0], torch.where(known == 0)[0]
             most = int(self.batch_size_per_image * self.positive_fraction)
-            positives.append(_sample(positive, most, len(label), generator))
             rest = self.batch_size_per_image - min(most, len(positive))
-            negatives.append(_sample(negative, rest, len(label), generator))
+            masks = torch.zeros(2, len(label), dtype=torch.bool)
+            for mask, candidates, count in zip(
+                masks, (positive, negative), (most, rest), strict=True
+            ):
+                chosen = torch.randperm(len(candidates), generator=generator)[:count]
+                mask[candidates[chosen]] = True
+            both = masks.to(label.device)
+            positives.append(both[0])
+            negatives.append(both[1])
         return positives, negatives
-
-
-def _sample(candidates: Tensor, count: int, length: int, generator: torch.Generator) -> Tensor:
-    chosen = torch.randperm(len(candidates), generator=generator)[:count]
-    mask = torch.zeros(length, dtype=torch.bool, device=candidates.device)
-    mask[candidates[chosen.to(candidates.device)]] = True
-    return mask
 
 
 class SeededRPN(RegionProposalNetwork):
@@ -112,7 +113,8 @@ class SeededRPN(RegionProposalNetwork):
         """As the base class, rescaled where processes sampled different numbers of anchors."""
         losses = super().compute_loss(objectness, pred_bbox_deltas, labels, regression_targets)
         size = self.fg_bg_sampler.batch_size_per_image
-        count = sum(min(int((label >= 0).sum()), size) for label in labels)
+        known = torch.stack([(label >= 0).sum() for label in labels])
+        count = int(known.clamp(max=size).sum())
         share = count / mean_count(count)
         return losses[0] * share, losses[1] * share
 

@@ -30,6 +30,7 @@ from mrssl.engines.distributed import (
     get_rank,
     get_world_size,
     is_main_process,
+    mean_of_processes,
 )
 from mrssl.engines.faults import SkippedSlices
 from mrssl.engines.freezing import TransferFreeze
@@ -262,9 +263,7 @@ class Trainer:
         if self.average is not None:
             self.average.update_parameters(self.model)
         self.iteration += 1
-        if get_world_size() > 1:
-            everyone = gather_objects(losses)
-            losses = {k: sum(v[k] for v in everyone) / len(everyone) for k in losses}
+        losses = mean_of_processes(losses)
         return {"total_loss": sum(losses.values())} | losses | figures
 
     def _figures(self) -> dict[str, float]:
