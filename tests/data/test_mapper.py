@@ -217,3 +217,24 @@ def test_resized_shapes() -> None:
     assert resized_shape((100, 200), 50, 999) == (50, 100)
     assert resized_shape((100, 400), 200, 400) == (100, 400)
     assert resized_shape((35, 50), 112, 999) == (112, 160)
+
+
+def test_evaluation_has_sizes_of_its_own_and_every_labelled_pixel() -> None:
+    cfg = load_cfg(None, [
+        "INPUT.MIN_SIZE_TRAIN", "(96, 144)", "INPUT.MAX_SIZE_TRAIN", "130",
+        "INPUT.MIN_SIZE_TEST", "72", "INPUT.MAX_SIZE_TEST", "80",
+        "MRSSL.DATA.MIN_INSTANCE_PIXELS", "41", "MRSSL.AUGMENT.ROTATE", "0.0",
+    ])  # fmt: skip
+    shown = {}
+    for training in (True, False):
+        mapper = SliceMapper.from_config(cfg, training=training, class_values=(1, 2))
+        sizes = ((96, 144), 130) if training else ((72,), 80)
+        assert (mapper.min_sizes, mapper.max_size) == sizes
+        mapper.cache = Volumes()  # 48 x 56; class 1 has 40 pixels in slice 3
+        samples = [mapper(record(3, label_file="l.nii.gz"), epoch=epoch) for epoch in range(8)]
+        shown[training] = {sample["image"].shape[1:] for sample in samples}
+        assert (0 in samples[0]["classes"].tolist()) or training
+        assert training or all(
+            np.array_equal(sample["image"], samples[0]["image"]) for sample in samples
+        )
+    assert shown == {True: {(96, 112), (111, 130)}, False: {(69, 80)}}

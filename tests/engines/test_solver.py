@@ -160,3 +160,14 @@ def test_steps_of_the_schedule_are_told_or_left_out(steps: tuple[int, ...]) -> N
     else:
         with pytest.raises(MrsslError, match="are not in ascending order"):
             build_schedule(cfg)
+
+
+@pytest.mark.parametrize("norm", [nn.BatchNorm2d(2), nn.GroupNorm(1, 2), nn.LayerNorm(2)])
+def test_norm_layers_have_a_weight_decay_of_their_own(norm: nn.Module) -> None:
+    cfg = get_cfg()
+    cfg.SOLVER.WEIGHT_DECAY, cfg.SOLVER.WEIGHT_DECAY_NORM = 0.1, 0.2
+    model = nn.ModuleDict({"conv": nn.Conv2d(3, 2, 1), "norm": norm})
+    groups = build_optimizer(cfg, model).param_groups
+    decay = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
+    found = {name: decay[id(parameter)] for name, parameter in model.named_parameters()}
+    assert found == {"conv.weight": 0.1, "conv.bias": 0.1, "norm.weight": 0.2, "norm.bias": 0.2}

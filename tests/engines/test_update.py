@@ -200,3 +200,29 @@ def test_a_machine_that_cannot_compile_is_told_so_before_training() -> None:
     with inductor.patch(lacking), pytest.raises(ConfigError, match=r"COMPILE: .*compiler") as told:
         accelerate(compiling(), model)
     assert "\n" not in str(told.value)
+
+
+def test_float16_steps_as_float32_does_clipping_included(tmp_path: Path) -> None:
+    """With torch's own scaler: gradients are clipped by what they are, not by their scale."""
+    node = "SOLVER.CLIP_GRADIENTS"
+    clip = (f"{node}.ENABLED", True, f"{node}.CLIP_TYPE", "full_model", f"{node}.CLIP_VALUE", 0.5)
+    half = ("SOLVER.AMP.ENABLED", True, "MRSSL.SOLVER.AMP_DTYPE", "float16")
+    moves, norms = [], []
+    for options in (clip, clip + half):
+        trained = update(tmp_path, *options)
+        if trained.scaler is not None:
+            trained.scaler = torch.amp.GradScaler("cpu", init_scale=256.0)
+        before = trained.model.layer.weight.detach().clone()
+        norms.append(trained(batch(), 0)[1]["grad_norm"])
+        moves.append(trained.model.layer.weight.detach() - before)
+    assert norms[0] > 0.5
+    assert norms[1] == pytest.approx(norms[0], rel=0.02)
+    torch.testing.assert_close(moves[1], moves[0], rtol=0.02, atol=1e-4)
+
+
+def test_updates_skipped_now_and_then_are_no_error(tmp_path: Path) -> None:
+    often = update(tmp_path)
+    often.scaler = Scaler([True, False] * (MOST_SKIPPED + 2))  # type: ignore[assignment]
+    for i in range(2 * MOST_SKIPPED + 4):
+        often(batch(), i)
+    assert often.skipped == MOST_SKIPPED + 2

@@ -10,7 +10,7 @@ import pytest
 
 from mrssl.evaluation import EvaluationError, VolumeEvaluator, naming
 from mrssl.evaluation.coco_scoring import encode_masks
-from mrssl.evaluation.joining import join_slices, things_of_slice
+from mrssl.evaluation.joining import Structure, Thing, join_slices, things_of_slice
 from mrssl.evaluation.naming import named_volume
 from mrssl.structures import ClassLayout
 
@@ -236,3 +236,16 @@ def test_both_ways_are_averaged_alike(
     for row in evaluator.per_subject:
         assert row["dice"]["slicewise"] == row["dice"]["dice"]
         assert set(row) == {"subject_id", "volumes", "dice", "hd95", "assd"}
+
+
+def test_centres_are_in_millimetres() -> None:
+    structure = Structure({1: Thing(box(4), np.zeros(1)), 2: Thing(box(6), np.zeros(1))})
+    # Rows 4 to 11 and 6 to 13, columns 20 to 29, of 8 x 10 pixels each.
+    assert structure.center((3.0, 0.5, 2.0)).tolist() == [1.5 * 3.0, 8.5 * 0.5, 24.5 * 2.0]
+
+
+@pytest.mark.parametrize(("shift", "joined"), [(4, True), (5, False)])
+def test_structures_go_on_where_enough_of_them_overlaps(shift: int, joined: bool) -> None:
+    """IoU 4/12 or 3/13, of 8 rows: 0.3 is asked for."""
+    slices = {i: things_of_slice([(0, 0.9, box(4 + shift * i))], 1) for i in range(2)}
+    assert len(join_slices(slices)) == (1 if joined else 2)

@@ -159,3 +159,27 @@ def test_the_residual_is_of_the_box_and_sees_its_surroundings(batch, fill):
 def test_levels_that_are_none_of_the_pyramid(levels: str) -> None:
     with pytest.raises(MrsslError, match=r"IN_FEATURES .*of p2, p4"):
         build("MRSSL.DISTORTION_HEAD.IN_FEATURES", levels)
+
+
+def test_crops_of_every_level_show_the_same_part_of_the_slice():
+    """Bilinear sampling of a ramp is exact: each cell must give its own place in the slice."""
+
+    def ramp(stride):
+        centres = (torch.arange(64 // stride) + 0.5) * stride
+        y, x = torch.meshgrid(centres, centres, indexing="ij")
+        return torch.stack([x, y])[None]
+
+    levels = {name: ramp(stride) for name, stride in STRIDES.items()}
+    box = torch.tensor([[20.0, 24.0, 44.0, 40.0]])
+    # A box of 16 cells with 4 of its surroundings on each side: half as much again.
+    for crop, side in zip(build().crop(ramp(1), levels, [box]), (24, 6, 3), strict=True):
+        cells = (torch.arange(side) + 0.5) / side
+        x = (14 + 36 * cells).expand(side, side)
+        y = (20 + 24 * cells)[:, None].expand(side, side)
+        torch.testing.assert_close(crop[0], torch.stack([x, y]), rtol=0, atol=1e-3)
+
+
+def test_the_terms_of_the_loss_have_the_weights_of_their_keys():
+    keys = [f"MRSSL.RESTORATION_HEAD.{name}" for name in ("L1_WEIGHT", "L2_WEIGHT", "SSIM_WEIGHT")]
+    branch = build(keys[0], 0.1, keys[1], 0.2, keys[2], 0.3)
+    assert branch.restoration_terms == {"l1_weight": 0.1, "l2_weight": 0.2, "ssim_weight": 0.3}

@@ -56,3 +56,12 @@ def test_padding_costs_nothing() -> None:
     restored = torch.full((2, 32, 32), 100.0)
     restored[:, :10, :13] = torch.from_numpy(clean) + torch.tensor([0.1, 0.3])[:, None, None]
     assert float(whole_slice_loss(restored, targets)) == pytest.approx((0.01 + 0.09) / 2, rel=1e-4)
+
+
+def test_what_is_wanted_is_the_clean_slice() -> None:
+    distorted, clean = torch.rand(2, 10, 13, generator=torch.Generator().manual_seed(0))
+    none = torch.zeros(0, 10, 13, dtype=torch.bool)
+    targets = [RestorationTargets(torch.stack([distorted, clean]), none)]
+    assert float(whole_slice_loss(clean[None], targets)) == 0
+    expected = float((distorted - clean).square().mean())
+    assert float(whole_slice_loss(distorted[None], targets)) == pytest.approx(expected)

@@ -128,6 +128,7 @@ def test_every_configuration_here_is_heeded(repository_root: Path) -> None:
     "options",
     [
         ("SOLVER.LR_SCHEDULER_NAME", "WarmupCosineLR"),
+        ("SOLVER.LR_SCHEDULER_NAME", "WarmupCosineLR", "SOLVER.BASE_LR_END", 1e-4),
         ("SOLVER.LR_SCHEDULER_NAME", "WarmupMultiStepLR", "SOLVER.STEPS", (20, 60)),
     ],
 )

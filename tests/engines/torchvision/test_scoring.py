@@ -15,7 +15,7 @@ from mrssl.engines.datasets import RunData
 from mrssl.errors import MrsslError
 from mrssl.evaluation import VolumeEvaluator
 
-from .conftest import FINETUNE, config, run
+from .conftest import FINETUNE, PRETRAIN, config, run
 
 
 def test_dice_counts_instances_from_the_configured_score_on(
@@ -156,3 +156,26 @@ def test_a_checkpoint_of_other_classes_is_neither_scored_nor_resumed(
     torch.save(content, weights)
     RunData.for_weights(cfg)
     assert "labels" not in capsys.readouterr().out
+
+
+def test_whole_volumes_are_scored_whatever_is_left_out_of_training(
+    repository_root: Path, phantom: Path, tmp_path: Path
+) -> None:
+    counts = []
+    for overrides in ((), ("MRSSL.DATA.MIN_INSTANCE_PIXELS", 150)):
+        keys = ("MRSSL.DATA.KEEP_EMPTY", False, *overrides)
+        data = RunData(config(repository_root, FINETUNE, phantom, tmp_path, *keys))
+        assert len(data.test) == 8
+        assert {record["num_slices"] for record in data.test} == {8}
+        counts.append(len(data.train))
+    assert 3 * 8 > counts[0] > counts[1] > 0
+
+
+def test_what_is_tested_on_borrows_from_test_subjects_alone(
+    repository_root: Path, phantom: Path, tmp_path: Path
+) -> None:
+    cfg = config(repository_root, PRETRAIN, phantom, tmp_path, "MRSSL.PRETEXT.OTHER_SUBJECT", 1.0)
+    data = RunData(cfg)
+    for records, mapper in ((data.test, data.test_mapper), (data.train, data.train_mapper)):
+        files = {record["file_name"] for record in records}
+        assert {mapper(record)["donor"]["file_name"] for record in records} <= files
