@@ -35,6 +35,7 @@ def benchmark_detectron2(
     from detectron2.utils.events import EventStorage
 
     from mrssl.engines.detectron2 import MRIDatasetMapper, get_cfg
+    from mrssl.engines.detectron2.step import pool_exactly
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     cfg = load_cfg(config_file, ["MODEL.DEVICE", device, *opts], cfg=get_cfg())
@@ -47,6 +48,7 @@ def benchmark_detectron2(
     ours, stock = build_model(cfg), build_model(stock_cfg)
     load_weights(ours, weights)
     stock.load_state_dict(ours.state_dict(), strict=False)
+    pool_exactly(ours)  # as MRITrainer's step has it
     with EventStorage():
         step = ratio(
             step_of(cfg, ours.train(), lambda: ours(batch), bfloat16=False),
