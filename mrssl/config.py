@@ -13,7 +13,7 @@ from typing import Any
 
 from fvcore.common.config import CfgNode as CN
 
-from mrssl.config_values import number_faults
+from mrssl.config_values import number_faults, value_of
 from mrssl.detectron2_keys import detectron2_keys
 from mrssl.errors import MrsslError, one_line
 
@@ -88,9 +88,7 @@ def check_fixed(cfg: CN, fixed: Mapping[str, Any], *, engine: str) -> None:
         ConfigError: one has another; the line names it.
     """
     for key, value in fixed.items():
-        found: Any = cfg
-        for part in key.split("."):
-            found = found[part]
+        found = value_of(cfg, key)
         if (list(found) if isinstance(found, tuple) else found) != value:
             raise ConfigError(f"{key} {found!r}: {engine} has {value!r} only")
 

@@ -73,7 +73,6 @@ _POSITIVE = Numbers(0, above=True)
 _SHARE = Numbers(0, 1)
 _SHARES = Numbers(0, 1, count="pair")
 _FACTORS = Numbers(0, above=True, count="pair")
-_SIZE = Numbers(1)
 
 NUMBERS: dict[str, Numbers] = {
     "MODEL.BACKBONE.FREEZE_AT": Numbers(0, 5),
@@ -92,9 +91,9 @@ NUMBERS: dict[str, Numbers] = {
     "MODEL.PIXEL_MEAN": Numbers(count="some"),
     "MODEL.PIXEL_STD": Numbers(0, above=True, count="some"),
     "INPUT.MIN_SIZE_TRAIN": Numbers(0, count="some"),  # 0: slices are not resized
-    "INPUT.MAX_SIZE_TRAIN": _SIZE,
+    "INPUT.MAX_SIZE_TRAIN": _COUNT,
     "INPUT.MIN_SIZE_TEST": Numbers(0),
-    "INPUT.MAX_SIZE_TEST": _SIZE,
+    "INPUT.MAX_SIZE_TEST": _COUNT,
     "DATALOADER.NUM_WORKERS": _COUNT_OR_NONE,
     "SOLVER.MAX_ITER": _COUNT_OR_NONE,
     "SOLVER.BASE_LR": _POSITIVE,
@@ -140,7 +139,7 @@ NUMBERS: dict[str, Numbers] = {
     "MRSSL.DISTORTION_HEAD.CONV_DIM": _COUNT,
     "MRSSL.TYPE_HEAD.CONV_DIM": _COUNT,
     "MRSSL.TYPE_HEAD.LOSS_WEIGHT": _WEIGHT,
-    "MRSSL.RESTORATION_HEAD.RESOLUTION": _SIZE,
+    "MRSSL.RESTORATION_HEAD.RESOLUTION": _COUNT,
     "MRSSL.RESTORATION_HEAD.L1_WEIGHT": _WEIGHT,
     "MRSSL.RESTORATION_HEAD.L2_WEIGHT": _WEIGHT,
     "MRSSL.RESTORATION_HEAD.SSIM_WEIGHT": _WEIGHT,
@@ -160,16 +159,22 @@ NUMBERS: dict[str, Numbers] = {
 }
 
 
+def value_of(cfg: CfgNode, key: str) -> Any:
+    """The value of a key with dots."""
+    value: Any = cfg
+    for part in key.split("."):
+        value = value[part]
+    return value
+
+
 def number_faults(cfg: CfgNode) -> list[str]:
     """One line a key of ``cfg`` whose numbers cannot be used: ``KEY VALUE: what is needed``."""
     faults = []
     for key, numbers in NUMBERS.items():
-        value: Any = cfg
-        for part in key.split("."):
-            value = value[part]
+        value = value_of(cfg, key)
         if not numbers.fit(value):
             faults.append(f"{key} {value!r}: {numbers} is needed")
     return faults
 
 
-__all__ = ["NUMBERS", "Numbers", "number_faults"]
+__all__ = ["NUMBERS", "Numbers", "number_faults", "value_of"]

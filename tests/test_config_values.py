@@ -9,7 +9,7 @@ import pytest
 from fvcore.common.config import CfgNode
 
 from mrssl.config import ConfigError, get_cfg, load_cfg
-from mrssl.config_values import NUMBERS, Numbers, number_faults
+from mrssl.config_values import NUMBERS, Numbers, number_faults, value_of
 
 
 def leaves(node: CfgNode, prefix: str = "") -> set[str]:
@@ -32,9 +32,7 @@ def test_no_number_of_the_extension_is_forgotten() -> None:
     cfg = get_cfg()
 
     def numeric(key: str) -> bool:
-        value = cfg
-        for part in key.split("."):
-            value = value[part]
+        value = value_of(cfg, key)
         values = value if isinstance(value, tuple) else (value,)
         return bool(values) and all(type(v) in (int, float) for v in values)
 

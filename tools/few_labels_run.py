@@ -47,8 +47,9 @@ def _execute(bench: Bench, run: Run) -> Row:
     folder = bench.folder(run.id)
     weights = bench.weights(run)
     if run.kind != PRETRAIN:
-        for part in (BEGUN, "train", "test"):
-            _remove(folder / part)
+        (folder / BEGUN).unlink(missing_ok=True)
+        for part in ("train", "test"):
+            shutil.rmtree(folder / part, ignore_errors=True)
     with _counted(bench, run) as spent:
         _train(bench, run, weights)
     row = _describe(bench, run) | spent
@@ -92,12 +93,6 @@ def _counted(bench: Bench, run: Run) -> Iterator[Row]:
         for key, seconds in zip(("seconds", "cpu_seconds"), _since(begun), strict=True):
             spent[key] = round(before.get(key, 0.0) + seconds, 1)
         write_results(now | spent, file)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    path.unlink(missing_ok=True)
 
 
 def score_again(bench: Bench, run: Run) -> Row | None:

@@ -53,7 +53,9 @@ def build_average(cfg: CfgNode, model: nn.Module) -> WeightAverage | None:
     if not decay:
         return None
     average = WeightAverage(model, decay)
-    if cfg.MRSSL.SOLVER.CHANNELS_LAST:  # as the model's will be, or averaging takes twice as long
+    if (
+        cfg.MRSSL.SOLVER.CHANNELS_LAST
+    ):  # one pass averages what is laid out alike
         average.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return average
 

@@ -9,21 +9,12 @@ from scipy import interpolate, ndimage
 from scipy.sparse import csr_matrix, lil_matrix
 from scipy.sparse.linalg import spsolve
 
-from mrssl.distortions import DISTORTION_REGISTRY, DistortionContext
+from mrssl.distortions import DistortionContext
 from mrssl.distortions.fields import perlin_noise, spline_basis
 from mrssl.distortions.intensity import bezier, look_up
 from mrssl.distortions.transplant import farthest_patch, harmonic
 
-
-def make(name: str):
-    return DISTORTION_REGISTRY.get(name)()
-
-
-@pytest.fixture
-def patch() -> np.ndarray:
-    noise = np.random.default_rng(0).standard_normal((3, 45, 38))
-    smooth = ndimage.gaussian_filter(noise, (0, 2, 2))
-    return (0.5 + 0.4 * smooth / np.abs(smooth).max()).astype(np.float32)
+from .conftest import make
 
 
 @pytest.mark.parametrize("window", [2, 5, 9])

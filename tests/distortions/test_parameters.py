@@ -9,7 +9,6 @@ from scipy import interpolate, ndimage
 from fuzz_distortions import phantom_slice
 from mrssl.config import get_cfg
 from mrssl.distortions import (
-    DISTORTION_REGISTRY,
     Distorter,
     Distortion,
     DistortionContext,
@@ -18,16 +17,7 @@ from mrssl.distortions import (
 )
 from mrssl.distortions.base import Stage
 
-
-def make(name: str):
-    return DISTORTION_REGISTRY.get(name)()
-
-
-@pytest.fixture
-def patch() -> np.ndarray:
-    noise = np.random.default_rng(0).standard_normal((3, 45, 38))
-    smooth = ndimage.gaussian_filter(noise, (0, 2, 2))
-    return (0.5 + 0.4 * smooth / np.abs(smooth).max()).astype(np.float32)
+from .conftest import make
 
 
 @pytest.mark.parametrize("scale", [0.7, 1.4])
