@@ -53,9 +53,7 @@ def build_average(cfg: CfgNode, model: nn.Module) -> WeightAverage | None:
     if not decay:
         return None
     average = WeightAverage(model, decay)
-    if (
-        cfg.MRSSL.SOLVER.CHANNELS_LAST
-    ):  # one pass averages what is laid out alike
+    if cfg.MRSSL.SOLVER.CHANNELS_LAST:  # one pass averages what is laid out alike
         average.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return average
 
