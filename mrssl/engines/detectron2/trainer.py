@@ -110,7 +110,6 @@ class MRITrainer(DefaultTrainer):
             self.bare_model,
             broadcast_buffers=False,
             find_unused_parameters=True,
-            gradient_as_bucket_view=True,  # else every gradient is held twice, and copied
             device_ids=[torch.cuda.current_device()] if cuda else None,
         )
         optimizer = build_optimizer(cfg, self.bare_model)

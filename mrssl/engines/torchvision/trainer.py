@@ -91,10 +91,7 @@ class Trainer:
         if get_world_size() > 1:
             ids = [self.device.index] if self.device.type == "cuda" else None
             self.wrapped = DistributedDataParallel(
-                self.model,
-                device_ids=ids,
-                find_unused_parameters=True,
-                gradient_as_bucket_view=True,  # else every gradient is held twice, and copied
+                self.model, device_ids=ids, find_unused_parameters=True
             )
         self.update = Update(cfg, self.wrapped, self.optimizer)
         if found:
