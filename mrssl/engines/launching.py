@@ -96,6 +96,7 @@ def launch_processes(
         _run_process(function, args, setup, processes.cuda)
         return
     if processes.total == 1:
+        _share_cores(processes)
         function(*args)
         return
     host, port = _meeting_point(processes)
@@ -156,10 +157,20 @@ def _start(
         "RANK": str(processes.machine_rank * processes.per_machine + local_rank),
         "LOCAL_RANK": str(local_rank),
     }
-    if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max((os.cpu_count() or 1) // processes.per_machine, 1))
+    _share_cores(processes)
     told = folder / f"{local_rank}.json"
     _run_process(_call_and_tell, (told, function, args), setup, processes.cuda)
+
+
+def _share_cores(processes: Processes) -> None:
+    """Threads for this process: a core is left to whatever else the machine does.
+
+    Threads wait for each other by spinning: one that has lost its core to another program holds up
+    all, and a step takes twenty times as long (docs/training.md).
+    """
+    if "OMP_NUM_THREADS" not in os.environ:
+        share = ((os.cpu_count() or 1) - 1) // processes.per_machine
+        torch.set_num_threads(max(min(share, torch.get_num_threads()), 1))
 
 
 def _run_process(

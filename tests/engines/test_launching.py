@@ -56,6 +56,33 @@ def test_a_launcher_need_not_tell_which_gpu(
     assert found == [expected]
 
 
+@pytest.mark.parametrize(
+    ("cores", "processes", "named", "expected"),
+    [
+        (1, 1, {}, 1),
+        (2, 1, {}, 1),  # the other core is left to the user
+        (8, 1, {}, 7),
+        (8, 2, {}, 3),
+        (32, 1, {}, 16),  # torch's own choice, of cores that are two threads each
+        (8, 1, {"OMP_NUM_THREADS": "5"}, None),
+    ],
+)
+def test_a_core_is_left_to_all_else(
+    cores: int,
+    processes: int,
+    named: dict[str, str],
+    expected: int | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(os, "environ", named)
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 16)
+    chosen: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", chosen.append)
+    launching._share_cores(Processes(per_machine=processes))
+    assert chosen == ([] if expected is None else [expected])
+
+
 PROGRAM = """
 import os, sys
 
