@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 import tempfile
+import warnings
 from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -183,6 +184,8 @@ def _run_process(
     if cuda:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     dist.init_process_group("nccl" if cuda else "gloo", timeout=_PATIENCE)
+    # A few gradients are copied where oneDNN lays them out otherwise: nothing that a user can mend.
+    warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     failed = True
     try:
         if setup is not None:
