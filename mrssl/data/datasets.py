@@ -25,7 +25,7 @@ from mrssl.data.sources import volume_slice_axis
 from mrssl.errors import MrsslError
 from mrssl.privacy import PathMask, cover
 from mrssl.structures.foreground import foreground_share
-from mrssl.structures.volume import display_transform, transformed_geometry
+from mrssl.structures.volume import affine_axes, display_transform, transformed_geometry
 
 _LOG = logging.getLogger(__name__)
 #: Of a volume, by which a label map is told from a scan.
@@ -235,6 +235,7 @@ def _slice_records(case: Case, slice_axis: str, image_id: int) -> list[dict[str,
             "width": width,
             "subject_id": source.subject,
             "spacing": spacing,
+            "axes": affine_axes(affine),
             "num_slices": depth,
             **label,
         }
@@ -246,7 +247,7 @@ def _check_label(case: Case) -> None:
     """Compare the headers of image and label."""
     source = case.source
     try:
-        fault = check_label(str(case.label_file), source.affine, source.shape)
+        fault = check_label(str(case.label_file), source.path, source.affine, source.shape)
     except MrsslError as error:
         prefix = "" if str(error).startswith(str(case.label_file)) else f"{case.label_file}: "
         raise MrsslError(f"{prefix}{error} (image {source.path})") from error

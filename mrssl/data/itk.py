@@ -11,7 +11,7 @@ import numpy as np
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
 from mrssl.errors import MrsslError, optional_import
-from mrssl.structures.volume import Volume, check_affine, transformed_geometry
+from mrssl.structures.volume import Volume, affine_axes, check_affine, transformed_geometry
 
 #: Suffix -> name of the format.
 ITK_FORMATS = {".nrrd": "nrrd", ".nhdr": "nrrd", ".mha": "metaimage", ".mhd": "metaimage"}
@@ -40,6 +40,15 @@ def read_itk_header(path: str | Path) -> tuple[tuple[int, int, int], np.ndarray]
     """
     _, shape, affine = _open(path)
     return transformed_geometry(shape, affine, _to_canonical(affine))
+
+
+def read_itk_axes(path: str | Path) -> str:
+    """Where the file's own axes run, as in "LPS".
+
+    Raises:
+        MrsslError: see :func:`read_itk_header`.
+    """
+    return affine_axes(_open(path)[2])
 
 
 def read_itk(path: str | Path) -> Volume:
@@ -139,4 +148,11 @@ def _last_line(error: BaseException) -> str:
     return lines[-1][:200] if lines else type(error).__name__
 
 
-__all__ = ["ITK_FORMATS", "itk_format", "read_itk", "read_itk_header", "voxel_file"]
+__all__ = [
+    "ITK_FORMATS",
+    "itk_format",
+    "read_itk",
+    "read_itk_axes",
+    "read_itk_header",
+    "voxel_file",
+]

@@ -23,7 +23,7 @@ from mrssl.data.dicom_values import first, number, numbers
 from mrssl.data.itk import itk_format
 from mrssl.data.labels import align_label, check_label_geometry
 from mrssl.data.nifti import is_nifti
-from mrssl.data.sources import label_source, read_volume
+from mrssl.data.sources import file_axes, label_source, read_volume
 from mrssl.data.store import is_stored
 from mrssl.errors import MrsslError, one_line
 
@@ -55,16 +55,33 @@ def read_label(path: str, affine: np.ndarray, shape: tuple[int, ...]) -> np.ndar
         raise MrsslError(f"{prefix}{error}") from error
 
 
-def check_label(path: str, affine: np.ndarray, shape: tuple[int, ...]) -> str:
+def check_label(path: str, image: str, affine: np.ndarray, shape: tuple[int, ...]) -> str:
     """What is doubtful about a label beside its image, by headers alone; "" for nothing.
 
+    Args:
+        path: of the label.
+        image: path of its image.
+        affine: (4, 4) of the image.
+        shape: (D, H, W) of the image.
+
     Raises:
-        MrsslError: unreadable, or of another shape.
+        MrsslError: unreadable, of another shape, or in another place by a header whose axes are
+            other than the image's too, so that nothing says which voxel belongs to which.
     """
     if is_segmentation(path):
         return ""  # its frames are checked one by one when they are read
     label = label_source(path)
-    return check_label_geometry(shape, affine, label.shape, label.affine)[1]
+    apart = check_label_geometry(shape, affine, label.shape, label.affine)[1]
+    if not apart:
+        return ""
+    axes = file_axes(image), file_axes(path)
+    if axes[0] != axes[1]:
+        raise MrsslError(
+            f"the label lies up to {apart:.3g} mm beside its image, and its axes run otherwise "
+            f"({axes[1] or 'unknown'}; the image's: {axes[0] or 'unknown'}), so it may be "
+            "mirrored: give it its image's affine"
+        )
+    return f"the label lies up to {apart:.3g} mm beside its image: matched by index"
 
 
 def is_segmentation(path: str | Path) -> bool:

@@ -26,12 +26,12 @@ def check_label_geometry(
     image_affine: np.ndarray,
     label_shape: tuple[int, int, int],
     label_affine: np.ndarray,
-) -> tuple[np.ndarray, str]:
-    """How to turn a label volume's axes to its image's, and what is doubtful about it.
+) -> tuple[np.ndarray, float]:
+    """How to turn a label volume's axes to its image's, and how well their places agree.
 
     Returns:
-        (3, 2) orientation array for :meth:`Volume.reoriented`, and a fault ("" for none): the
-        label's voxels lie somewhere else than the image's, although the shapes agree.
+        (3, 2) orientation array for :meth:`Volume.reoriented`, and how far the label's voxels lie
+        from the image's, mm, at most; 0 where that is within a voxel's half.
 
     Raises:
         MrsslError: shapes that differ after turning.
@@ -44,9 +44,7 @@ def check_label_geometry(
     corners = np.vstack([corners, np.ones(corners.shape[1])])
     apart = np.linalg.norm(((affine - image_affine) @ corners)[:3], axis=0).max()
     voxel = float(np.linalg.norm(image_affine[:3, :3], axis=0).min())
-    if apart > _PLACE_TOLERANCE * voxel:
-        return turn, f"the label lies up to {apart:.3g} mm beside its image: matched by index"
-    return turn, ""
+    return turn, float(apart) if apart > _PLACE_TOLERANCE * voxel else 0.0
 
 
 def align_label(

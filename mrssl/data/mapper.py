@@ -33,6 +33,7 @@ METADATA = (
     "num_slices",
     "subject_id",
     "spacing",
+    "axes",
     "height",
     "width",
 )

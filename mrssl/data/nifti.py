@@ -23,7 +23,7 @@ from nibabel.orientations import (
 )
 
 from mrssl.errors import MrsslError, one_line
-from mrssl.structures.volume import Volume, check_affine, transformed_geometry
+from mrssl.structures.volume import Volume, affine_axes, check_affine, transformed_geometry
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
 
@@ -46,6 +46,7 @@ class NiftiHeader:
         affine: (4, 4) float64, voxel (d, h, w, 1) to RAS+ mm.
         num_volumes: length of the fourth axis; 1 for a 3-D file.
         transform: (3, 2) orientation array from the file's axes to the canonical ones.
+        axes: where the file's axes run, as in "LPS".
         faults: what is doubtful about the geometry.
     """
 
@@ -53,6 +54,7 @@ class NiftiHeader:
     affine: np.ndarray
     num_volumes: int
     transform: np.ndarray
+    axes: str
     faults: tuple[str, ...]
 
 
@@ -166,7 +168,8 @@ def _canonical_header(path: str | Path, header: Any) -> NiftiHeader:
     transform = ornt_transform(io_orientation(affine), axcodes2ornt("RAS"))
     canonical_shape, canonical = transformed_geometry((depth, height, width), affine, transform)
     count = shape[3] if len(shape) > 3 else 1
-    return NiftiHeader(canonical_shape, canonical, count, transform, faults)
+    axes = affine_axes(affine)
+    return NiftiHeader(canonical_shape, canonical, count, transform, axes, faults)
 
 
 def _affine(header: Any) -> tuple[np.ndarray, tuple[str, ...]]:

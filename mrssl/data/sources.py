@@ -24,7 +24,7 @@ from mrssl.data.dicom_scan import (
 )
 from mrssl.data.dicom_series import DicomVolume
 from mrssl.data.dicom_slices import SliceHeader
-from mrssl.data.itk import ITK_FORMATS, itk_format, read_itk, read_itk_header
+from mrssl.data.itk import ITK_FORMATS, itk_format, read_itk, read_itk_axes, read_itk_header
 from mrssl.data.nifti import NIFTI_SUFFIXES, is_nifti, read_nifti, read_nifti_header
 from mrssl.data.store import is_stored, read_stored, stored_entry
 from mrssl.errors import MrsslError
@@ -201,6 +201,13 @@ def file_sources(path: str) -> list[VolumeSource]:
         )
         for name in names
     ]
+
+
+def file_axes(path: str) -> str:
+    """Where a file's own axes run, as in "LPS"; "" for DICOM, which has none, and stores."""
+    if is_nifti(path):
+        return read_nifti_header(path).axes
+    return read_itk_axes(path) if itk_format(path) else ""
 
 
 def stored_source(path: str, entry: dict[str, Any]) -> VolumeSource:

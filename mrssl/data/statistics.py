@@ -42,7 +42,7 @@ def intensity_summary(records: Sequence[dict[str, Any]], cache: VolumeCache) -> 
 def class_layout(
     records: Sequence[dict[str, Any]], cache: VolumeCache, class_values: Sequence[ClassValues]
 ) -> ClassLayout:
-    """Where the classes lie in labelled volumes.
+    """Where the classes lie in labelled volumes, along the patient's axes where records name them.
 
     Args:
         records: standard dataset dicts; up to 32 of their volumes, evenly chosen, are looked at,
@@ -54,7 +54,7 @@ def class_layout(
         MrsslError: there is no label, or none can be read.
     """
 
-    def measure(record: dict[str, Any]) -> tuple[np.ndarray, ...]:
+    def measure(record: dict[str, Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray, str]:
         label = np.asarray(cache.label(record))
         spacing = np.asarray(record["spacing"])
         centers, sizes = np.full((2, len(class_values), 3), np.nan)
@@ -62,14 +62,14 @@ def class_layout(
             voxels = np.argwhere(np.isin(label, values)) * spacing
             if len(voxels):
                 centers[index], sizes[index] = voxels.mean(0), voxels.std(0)
-        return centers, sizes, np.multiply(label.shape, spacing)
+        return centers, sizes, np.multiply(label.shape, spacing), record.get("axes", "")
 
     labeled = _some_volumes([record for record in records if record.get("label_file")])
     measured = of_readable(labeled, measure)
     if not measured:
         raise MrsslError("no volume has labels, so nothing says where its classes lie")
-    centers, sizes, extents = map(np.array, zip(*measured, strict=True))
-    return ClassLayout.measure(centers, sizes, extents)
+    *tables, axes = zip(*measured, strict=True)
+    return ClassLayout.measure(*map(np.array, tables), axes=axes)
 
 
 def _some_volumes(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -23,6 +23,11 @@ Instance = tuple[int, float, dict[str, Any]]
 _SAME_THING = 0.5
 #: Things in neighbouring slices that overlap by this IoU are one structure.
 _SAME_STRUCTURE = 0.3
+#: Another name is always so likely.
+LEAST_PROBABILITY = 0.02
+#: Unless two names explain its scores so many times better than one: little less than what one
+#: slice tells that is sure of its name.
+_TWO_NAMES = 20.0
 
 
 @dataclass
@@ -112,6 +117,34 @@ def join_slices(slices: Mapping[int, Sequence[Thing]]) -> list[Structure]:
     return structures
 
 
+def cut_by_names(structure: Structure) -> list[Structure]:
+    """Cut a structure where one name ends and another begins.
+
+    Structures that follow one another along the slices, such as vertebra and disc in axial ones,
+    overlap as the parts of one do; their scores tell them apart. A slice with another name between
+    slices of one does not: that is how a detector errs.
+
+    Returns:
+        The parts, in the order of the slices; the structure itself where one name will do.
+    """
+    done: list[Structure] = []
+    left = [structure]
+    while left:
+        structure = left.pop()
+        indices = sorted(structure.things)
+        scores = np.stack([structure.things[index].scores for index in indices])
+        before = np.log(np.maximum(scores, LEAST_PROBABILITY)).cumsum(0)
+        one = before[-1].max()
+        two = before[:-1].max(1) + (before[-1] - before[:-1]).max(1)
+        if not len(two) or two.max() - one < np.log(_TWO_NAMES):
+            done.append(structure)
+            continue
+        end = int(two.argmax()) + 1
+        for part in (indices[end:], indices[:end]):
+            left.append(Structure({index: structure.things[index] for index in part}))
+    return done
+
+
 def overlapping_classes(instances: Sequence[Instance]) -> set[tuple[int, int]]:
     """Pairs of classes, the lower first, of which instances of a slice share a pixel."""
     ordered = sorted(instances, key=lambda instance: instance[0])
@@ -131,9 +164,11 @@ def _overlaps(
 
 
 __all__ = [
+    "LEAST_PROBABILITY",
     "Instance",
     "Structure",
     "Thing",
+    "cut_by_names",
     "instances_of",
     "join_slices",
     "overlapping_classes",

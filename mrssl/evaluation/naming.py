@@ -18,12 +18,16 @@ import numpy as np
 import numpy.typing as npt
 
 from mrssl.evaluation.coco_scoring import decode_mask
-from mrssl.evaluation.joining import Instance, Structure, join_slices, things_of_slice
+from mrssl.evaluation.joining import (
+    LEAST_PROBABILITY,
+    Instance,
+    Structure,
+    cut_by_names,
+    join_slices,
+    things_of_slice,
+)
 from mrssl.structures import ClassLayout
 
-#: That there is none is always so likely, as is every name of what is rather there than not; of
-#: what is rather not, no name that is less likely is considered.
-_LEAST_PROBABILITY = 0.02
 #: How much the detector's choice of a name counts: it takes names also from where in the field of
 #: view a thing lies. Chosen on fields cut at both ends, where twice as much did little.
 _NAME_WEIGHT = 0.25
@@ -129,9 +133,10 @@ def named_volume(
     Returns:
         uint16 (D, H, W): 0 background, else the class plus 1.
     """
-    structures = join_slices(
+    joined = join_slices(
         {index: things_of_slice(found, layout.num_classes) for index, found in slices.items()}
     )
+    structures = [part for structure in joined for part in cut_by_names(structure)]
     names = name_structures(structures, layout, spacing, np.multiply(shape, spacing))
     painted = [
         (thing.scores.sum(), index, names[place], thing.mask)
@@ -208,7 +213,7 @@ def _left_names(structures: Sequence[Structure], names: Mapping[int, int]) -> di
     left: dict[int, int] = {}
     for place in sorted(nameless, key=lambda k: -lengths[k] * scores[k].sum()):
         taken = {*names.values(), *left.values()}
-        free = [c for c in np.flatnonzero(scores[place] >= _LEAST_PROBABILITY) if c not in taken]
+        free = [c for c in np.flatnonzero(scores[place] >= LEAST_PROBABILITY) if c not in taken]
         if free:
             left[place] = int(max(free, key=lambda c: scores[place][c]))
     return left
@@ -217,14 +222,19 @@ def _left_names(structures: Sequence[Structure], names: Mapping[int, int]) -> di
 def _hypotheses(
     structures: Sequence[Structure],
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-    """Pairs of (structure, class) that are considered (N, 2), and their gains (N,)."""
+    """Pairs of (structure, class) that are considered (N, 2), and their gains (N,).
+
+    Of what is rather there than not every class is considered, else only what is not less likely
+    than :data:`~mrssl.evaluation.joining.LEAST_PROBABILITY`; it is also how likely it always is
+    that nothing is there.
+    """
     lengths = _lengths(structures)[:, None]
     scores = np.stack([structure.probabilities for structure in structures])
-    likely = np.maximum(scores, _LEAST_PROBABILITY)
-    total = np.maximum(scores.sum(1, keepdims=True), _LEAST_PROBABILITY)
-    there = np.log(total / np.maximum(1 - total, _LEAST_PROBABILITY))
+    likely = np.maximum(scores, LEAST_PROBABILITY)
+    total = np.maximum(scores.sum(1, keepdims=True), LEAST_PROBABILITY)
+    there = np.log(total / np.maximum(1 - total, LEAST_PROBABILITY))
     gains = lengths * (there + _NAME_WEIGHT * np.log(likely / likely.max(1, keepdims=True)))
-    pairs = np.argwhere((scores >= _LEAST_PROBABILITY) | (lengths * total >= _RATHER_THERE))
+    pairs = np.argwhere((scores >= LEAST_PROBABILITY) | (lengths * total >= _RATHER_THERE))
     support = (lengths * likely)[tuple(pairs.T)]
     pairs = pairs[np.sort(np.argsort(-support, kind="stable")[:_MOST_NAMES])]
     return pairs, gains[tuple(pairs.T)]

@@ -60,7 +60,8 @@ class VolumeEvaluator(SliceEvaluator):
     "dice": {...}, "hd95": {...}, "assd": {...}}``, with the same metrics.
 
     Reads ``masks``, ``classes``, ``scores``, ``file_name``, ``series``, ``subject_id``,
-    ``slice_index``, ``num_slices``, ``spacing``, ``height``, ``width``.
+    ``slice_index``, ``num_slices``, ``spacing``, ``height``, ``width``, and ``axes``, the sides of
+    the patient that D, H and W run to, where it is given.
     """
 
     def __init__(
@@ -101,6 +102,7 @@ class VolumeEvaluator(SliceEvaluator):
             "slice_index": int(truth["slice_index"]),
             "num_slices": int(truth["num_slices"]),
             "spacing": tuple(float(step) for step in truth["spacing"]),
+            "axes": str(truth.get("axes", "")),
             "size": (int(truth["height"]), int(truth["width"])),
             "found": instances_of(prediction),
             "true": instances_of({**truth, "scores": np.ones(len(truth["classes"]))}),
@@ -139,6 +141,7 @@ class VolumeEvaluator(SliceEvaluator):
         layout: ClassLayout | None,
     ) -> Results:
         shape, spacing = volume_shape(slices), slices[0]["spacing"]
+        layout = layout and layout.along(slices[0]["axes"])
         found, true = (
             {record["slice_index"]: record[key] for record in slices} for key in ("found", "true")
         )

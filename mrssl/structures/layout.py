@@ -7,14 +7,15 @@ Shape letters: V volumes, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from mrssl.errors import MrsslError
+from mrssl.structures.volume import turn_vectors
 
 #: Before any volume is seen, a distance is taken to vary between people by a tenth of itself, and
 #: by 3 mm besides, for outlines and voxels; measured spreads count against that as if it had come
@@ -29,6 +30,9 @@ _PLACE_SPREAD = 15.0
 _EXTENT_SPREAD = 2.0
 #: Share of offsets, and of places, that follow no rule: tumours, fractures, a cut-off structure.
 _OUTLIERS = 0.01
+#: The patient's axes, along which layouts are kept.
+_FRAME = "RAS"
+_TABLES = ("offsets", "spreads", "volumes", "places", "place_spreads", "extent")
 
 
 @dataclass(frozen=True)
@@ -36,8 +40,7 @@ class ClassLayout:
     """Places of the centres of the classes and offsets between them, as independent normals.
 
     The terms of a pictorial structure (Felzenszwalb and Huttenlocher, IJCV 2005): the unary ones of
-    place, the pairwise ones for every pair of classes. Axes are those of the volumes' arrays,
-    D, H, W.
+    place, the pairwise ones for every pair of classes.
 
     Attributes:
         offsets: float64 (C, C, 3), mm; ``offsets[a, b]`` leads from the centre of ``a`` to that of
@@ -50,6 +53,8 @@ class ClassLayout:
             that was never seen.
         place_spreads: float64 (C, 3), mm: standard deviations, positive.
         extent: float64 (3,), mm: of the field of view, on average.
+        axes: the sides of the patient that the axes run to, as in "RAS"; "" for D, H, W of arrays
+            of which that is not known.
     """
 
     offsets: npt.NDArray[np.float64]
@@ -58,6 +63,7 @@ class ClassLayout:
     places: npt.NDArray[np.float64]
     place_spreads: npt.NDArray[np.float64]
     extent: npt.NDArray[np.float64]
+    axes: str = ""
 
     @classmethod
     def measure(
@@ -65,6 +71,8 @@ class ClassLayout:
         centers: npt.NDArray[np.float64],
         sizes: npt.NDArray[np.float64],
         extents: npt.NDArray[np.float64],
+        *,
+        axes: Sequence[str] = (),
     ) -> ClassLayout:
         """From the centres of the classes in some volumes.
 
@@ -73,7 +81,22 @@ class ClassLayout:
                 be 1: then the spreads are what is known of people in general.
             sizes: (V, C, 3), mm: standard deviation of the voxels of a class about its centre.
             extents: (V, 3), mm: of the volumes.
+            axes: V times the sides of the patient that D, H and W run to, as in "LIP": the layout
+                is then along the patient's axes, and volumes of several planes may be mixed. Of
+                volumes of which one is "", all D, H, W are taken for the same.
         """
+        frame = _FRAME if len(axes) and all(axes) else ""
+        if frame:
+            middles = centers - extents[:, None] / 2
+            turned = [
+                (
+                    turn_vectors(middle, own, frame),
+                    *(abs(turn_vectors(x, own, frame)) for x in rest),
+                )
+                for own, middle, *rest in zip(axes, middles, sizes, extents, strict=True)
+            ]
+            middles, sizes, extents = map(np.array, zip(*turned, strict=True))
+            centers = middles + extents[:, None] / 2
         apart = centers[:, None, :, :] - centers[:, :, None, :]  # (V, a, b, 3): b - a
         seen = np.asarray(np.isfinite(apart).all(-1))
         volumes = seen.sum(0)
@@ -101,6 +124,30 @@ class ClassLayout:
             places=mean,
             place_spreads=np.sqrt(place_variance),
             extent=extents.mean(0),
+            axes=frame,
+        )
+
+    def along(self, axes: str) -> ClassLayout:
+        """The layout along the axes of a volume.
+
+        Args:
+            axes: the sides of the patient that D, H and W run to, as in "LIP"; "" if that is not
+                known: it is then left as it is, as one that is not along the patient's axes is.
+        """
+        if not axes or not self.axes:
+            return self
+
+        def turned(table: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+            return turn_vectors(table, self.axes, axes)
+
+        return replace(
+            self,
+            offsets=turned(self.offsets),
+            spreads=abs(turned(self.spreads)),
+            places=turned(self.places),
+            place_spreads=abs(turned(self.place_spreads)),
+            extent=abs(turned(self.extent)),
+            axes=axes,
         )
 
     @property
@@ -197,7 +244,7 @@ class ClassLayout:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types only, fit for a checkpoint."""
-        return {entry.name: getattr(self, entry.name).tolist() for entry in fields(self)}
+        return {name: getattr(self, name).tolist() for name in _TABLES} | {"axes": self.axes}
 
     @classmethod
     def from_dict(cls, entries: Mapping[str, Any]) -> ClassLayout:
@@ -207,9 +254,7 @@ class ClassLayout:
             MrsslError: entries missing, of other shapes, or numbers that cannot be.
         """
         try:
-            tables = {
-                entry.name: np.asarray(entries[entry.name], np.float64) for entry in fields(cls)
-            }
+            tables = {name: np.asarray(entries[name], np.float64) for name in _TABLES}
         except KeyError as error:
             raise MrsslError(
                 f"a layout of classes without {error}, as of an earlier version"
@@ -231,8 +276,10 @@ class ClassLayout:
             positive = name in {"spreads", "place_spreads", "extent"}
             if not np.isfinite(table).all() or (positive and not (table > 0).all()):
                 raise MrsslError(f"a layout of classes with {name} that cannot be")
-        volumes = tables.pop("volumes").astype(np.int64)
-        return cls(volumes=volumes, **tables)
+        axes = entries.get("axes", "")  # unknown before they were written down
+        if axes not in ("", _FRAME):
+            raise MrsslError(f"a layout of classes along other axes than {_FRAME}")
+        return cls(volumes=tables.pop("volumes").astype(np.int64), axes=axes, **tables)
 
 
 def _with_outliers(ratio: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

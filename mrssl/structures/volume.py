@@ -66,7 +66,7 @@ class Volume:
     @property
     def orientation(self) -> str:
         """The sides that D, H and W run to, such as ``"SPL"``; of the closest axes if oblique."""
-        return "".join(orientations.aff2axcodes(self.affine))
+        return affine_axes(self.affine)
 
     def take_slices(self, axis: str = "auto") -> Volume:
         """Move the slice axis to D, and H and W to the radiological display convention.
@@ -104,6 +104,11 @@ def affine_spacing(affine: np.ndarray) -> tuple[float, float, float]:
     return float(d), float(h), float(w)
 
 
+def affine_axes(affine: np.ndarray) -> str:
+    """The sides of the patient that the array axes of ``affine`` (4, 4) run to, such as "SPL"."""
+    return "".join(orientations.aff2axcodes(affine))
+
+
 def resolve_slice_axis(axis: str, shape: tuple[int, ...], spacing: tuple[float, ...]) -> str:
     """Turn ``"auto"`` into ``"D"``, ``"H"`` or ``"W"``.
 
@@ -129,6 +134,21 @@ def display_transform(affine: np.ndarray, axis: str) -> np.ndarray:
     anatomical = int(current[SLICE_AXES.index(axis), 0])
     wanted = orientations.axcodes2ornt(_DISPLAY_CODES[anatomical])
     return orientations.ornt_transform(current, wanted)
+
+
+def turn_vectors(vectors: np.ndarray, axes: str, target: str) -> np.ndarray:
+    """Vectors along some axes of the patient, along others.
+
+    Args:
+        vectors: (..., 3).
+        axes: the sides that theirs run to, such as "LIP".
+        target: those that are wanted, such as "RAS".
+    """
+    own, wanted = orientations.axcodes2ornt(axes), orientations.axcodes2ornt(target)
+    turn = orientations.ornt_transform(own, wanted)
+    turned = np.empty_like(vectors)
+    turned[..., turn[:, 0].astype(int)] = vectors * turn[:, 1]
+    return turned
 
 
 def matching_transform(affine: np.ndarray, target: np.ndarray) -> np.ndarray:
@@ -164,10 +184,12 @@ def transformed_geometry(
 __all__ = [
     "SLICE_AXES",
     "Volume",
+    "affine_axes",
     "affine_spacing",
     "check_affine",
     "display_transform",
     "matching_transform",
     "resolve_slice_axis",
     "transformed_geometry",
+    "turn_vectors",
 ]

@@ -8,7 +8,7 @@ import pytest
 from pycocotools import mask as coco
 
 from mrssl.data import read_volume
-from mrssl.data.label_files import read_label
+from mrssl.data.label_files import check_label, read_label
 from mrssl.data.labels import (
     align_label,
     annotations_of_slice,
@@ -101,10 +101,31 @@ def test_label_elsewhere_is_a_fault_and_of_another_shape_an_error() -> None:
     affine = np.diag([1.0, 2.0, 3.0, 1.0])
     moved = affine.copy()
     moved[0, 3] = 5
-    assert check_label_geometry((2, 3, 4), affine, (2, 3, 4), affine)[1] == ""
-    assert "5 mm" in check_label_geometry((2, 3, 4), affine, (2, 3, 4), moved)[1]
+    assert check_label_geometry((2, 3, 4), affine, (2, 3, 4), affine)[1] == 0
+    assert check_label_geometry((2, 3, 4), affine, (2, 3, 4), moved)[1] == 5
     with pytest.raises(MrsslError, match="shape"):
         check_label_geometry((2, 3, 4), affine, (2, 3, 5), affine)
+
+
+def test_a_label_that_may_be_mirrored_is_refused(write_nifti: Callable) -> None:
+    """Of another orientation and another place: as a mask saved with no affine of its own."""
+    values = np.zeros((4, 5, 6), np.uint8)
+    values[1, 2, 3] = 1
+    image = write_nifti(values.astype(np.int16), "image.nii", np.diag([-1.0, -1.0, 1.0, 1.0]))
+    same = write_nifti(values, "same.nii", np.diag([-1.0, -1.0, 1.0, 1.0]))
+    moved = np.diag([-1.0, -1.0, 1.0, 1.0])
+    moved[0, 3] = 20
+    elsewhere = write_nifti(values, "elsewhere.nii", moved)
+    bare = write_nifti(values, "bare.nii", np.eye(4))
+    volume = read_volume(image)
+    place = (str(image), volume.affine, volume.shape)
+    assert check_label(str(same), *place) == ""
+    assert "20 mm beside its image: matched by index" in check_label(str(elsewhere), *place)
+    for path in (same, elsewhere):
+        found = read_label(str(path), volume.affine, volume.shape)
+        assert np.array_equal(found, volume.array)
+    with pytest.raises(MrsslError, match=r"\(RAS; the image's: LPS\), so it may be mirrored"):
+        check_label(str(bare), *place)
 
 
 def test_fractions_are_no_labels() -> None:

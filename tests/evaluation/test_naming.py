@@ -10,7 +10,13 @@ import pytest
 
 from mrssl.evaluation import EvaluationError, VolumeEvaluator, naming
 from mrssl.evaluation.coco_scoring import encode_masks
-from mrssl.evaluation.joining import Structure, Thing, join_slices, things_of_slice
+from mrssl.evaluation.joining import (
+    Structure,
+    Thing,
+    cut_by_names,
+    join_slices,
+    things_of_slice,
+)
 from mrssl.evaluation.naming import named_volume
 from mrssl.structures import ClassLayout
 
@@ -200,6 +206,39 @@ def test_structures_run_through_slices_one_to_one() -> None:
     both = things_of_slice([(0, 0.9, box(4)), (0, 0.8, box(30))], 1)
     structures = join_slices({0: above, 1: below, 2: both, 4: above})
     assert sorted(sorted(s.things) for s in structures) == [[0, 1, 2], [2], [4]]
+
+
+def test_structures_that_follow_each_other_along_the_slices_keep_their_names() -> None:
+    """Vertebrae and discs of axial slices overlap as the parts of one structure do."""
+    thickness = (7, 2, 7, 1, 7)
+    names = np.repeat(np.arange(5), thickness)
+    shape = (len(names), *SHAPE[1:])
+    middles = np.array([np.flatnonzero(names == c).mean() * SPACING[0] for c in range(5)])
+    centers = np.stack([middles, np.full(5, 7.5), np.full(5, 24.5)], axis=1)[None]
+    sizes = np.full(centers.shape, 4.0)
+    layout = ClassLayout.measure(centers, sizes, np.multiply(shape, SPACING)[None])
+    found: dict[int, list[Any]] = {d: [(int(c), 0.95, box(4))] for d, c in enumerate(names)}
+    assert np.array_equal(named_volume(found, shape, SPACING, layout)[:, 8, 25], names + 1)
+
+
+@pytest.mark.parametrize(
+    ("names", "parts"),
+    [
+        ("aaabbb", [3, 3]),
+        ("aab", [2, 1]),
+        ("aaabaaa", [7]),  # an error of the detector's
+        ("abbbcc", [1, 3, 2]),
+        ("a", [1]),
+    ],
+)
+def test_a_structure_is_cut_where_its_name_changes_for_good(names: str, parts: list[int]) -> None:
+    def thing(name: str, score: float) -> Thing:
+        return Thing(box(4), score * np.eye(3)["abc".index(name)])
+
+    sure = Structure({3 + d: thing(name, 0.9) for d, name in enumerate(names)})
+    assert [len(part.things) for part in cut_by_names(sure)] == parts
+    unsure = Structure({d: thing(name, 0.06) for d, name in enumerate("aab")})
+    assert cut_by_names(unsure) == [unsure]
 
 
 def test_evaluator_reports_both_ways(

@@ -139,3 +139,34 @@ def test_a_damaged_one_is_refused(change: dict[str, object]) -> None:
         ClassLayout.from_dict(measured().to_dict() | change)
     with pytest.raises(MrsslError, match="layout of classes"):
         ClassLayout.from_dict({})
+
+
+def test_a_layout_serves_slices_of_every_plane() -> None:
+    """Along the patient's axes: measured on sagittal and axial volumes, as if all were of one."""
+    rng = np.random.default_rng(0)
+    sizes, extents = rng.uniform(2, 9, (4, 3, 3)), np.tile(EXTENT, (4, 1))
+    centers = rng.uniform(0, 80, (4, 3, 3))
+    alike = ClassLayout.measure(centers, sizes, extents, axes=["LIP"] * 4)
+    # The sagittal (L, I, P) as axial (S, P, L).
+    turned = centers[1:3], sizes[1:3], extents[1:3]
+    flipped = turned[0].copy()
+    flipped[..., 1] = EXTENT[1] - flipped[..., 1]
+    axial = [table[..., [1, 2, 0]] for table in (flipped, *turned[1:])]
+    both = [
+        np.concatenate([own[:1], other, own[3:]])
+        for own, other in zip((centers, sizes, extents), axial, strict=True)
+    ]
+    mixed = ClassLayout.measure(*both, axes=["LIP", "SPL", "SPL", "LIP"])
+    unturned = ClassLayout.measure(centers, sizes, extents)
+    for field in fields(ClassLayout):
+        if field.name == "axes":
+            continue
+        expected = getattr(alike, field.name)
+        np.testing.assert_allclose(getattr(mixed, field.name), expected, atol=1e-9)
+        back = getattr(mixed.along("LIP"), field.name)
+        np.testing.assert_allclose(back, getattr(unturned, field.name), atol=1e-9)
+    assert mixed.axes == "RAS"
+    assert unturned.along("LIP") is unturned
+    assert ClassLayout.from_dict(mixed.to_dict()).axes == "RAS"
+    with pytest.raises(MrsslError, match="axes"):
+        ClassLayout.from_dict({**mixed.to_dict(), "axes": "LIP"})
