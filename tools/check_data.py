@@ -95,6 +95,7 @@ def table(report: DataReport) -> str:
     for number, volume in enumerate(report.volumes, 1):
         lines += [f"fault: {number}: {fault}" for fault in volume["faults"]]
     lines += [f"refused: {item.path}: {item.reason}" for item in report.refused]
+    lines += [f"doubtful: {line}" for line in report.doubts]
     subjects = {volume["subject"] for volume in report.volumes}
     slices = sum(volume["num_slices"] for volume in report.volumes)
     faulty = sum(bool(volume["faults"]) for volume in report.volumes)
@@ -122,6 +123,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if args.contact_sheet:
         write_contact_sheet(report, args.contact_sheet)
     if args.write_split:
+        if report.doubts:
+            raise MrsslError(
+                f"{args.write_split}: not written, since it might part a patient's scans (see "
+                "'doubtful' above): say who is who by --subject-pattern, or by '([^/]+)$' that "
+                "file names do"
+            )
         split = split_subjects(
             (volume["subject"] for volume in report.volumes),
             dict(args.shares),

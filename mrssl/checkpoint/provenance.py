@@ -41,6 +41,7 @@ class Provenance:
         normalization: how intensities were mapped to [0, 1]: "percentile", "zscore" or "window".
         normalization_range: the parameters of that, as in ``MRSSL.DATA``.
         neighbor_step: distance of the slices in the outer channels from the middle one, in slices.
+        slice_axis: ``MRSSL.DATA.SLICE_AXIS``.
         type_names: distortion types, in the order of the type logits.
         class_names: classes, in the order of the class logits.
         class_values: label value, or values, of each class.
@@ -67,6 +68,7 @@ class Provenance:
     normalization: str = ""
     normalization_range: tuple[float, ...] = ()
     neighbor_step: int | None = None
+    slice_axis: str = ""
     type_names: tuple[str, ...] = ()
     class_names: tuple[str, ...] = ()
     class_values: tuple[int | tuple[int, ...], ...] = ()
@@ -170,7 +172,12 @@ def input_differences(provenance: Provenance, cfg: CfgNode) -> list[str]:
         key = _KEYS[name]
         if name == "normalization_range":
             key = f"MRSSL.DATA.{_NORMALIZATION_RANGE[cfg.MRSSL.DATA.NORMALIZATION]}"
-        lines.append(f"{key}: the checkpoint was trained with {there}, now it is {here}")
+        lines.append(f"{key}: {_TRAINED_WITH} {there}, now it is {here}")
+    trained = provenance.model_config.get("INPUT")
+    for key in _TEST_SIZES:
+        there, here = trained.get(key) if isinstance(trained, dict) else None, cfg.INPUT[key]
+        if there not in (None, here):
+            lines.append(f"INPUT.{key}: {_TRAINED_WITH} {there}, now it is {here}")
     return lines
 
 
@@ -181,7 +188,10 @@ _KEYS = {
     "normalization": "MRSSL.DATA.NORMALIZATION",
     "normalization_range": "MRSSL.DATA",  # the key there depends on the normalisation
     "neighbor_step": "MRSSL.DATA.NEIGHBOR_STEP",
+    "slice_axis": "MRSSL.DATA.SLICE_AXIS",
 }
+_TEST_SIZES = ("MIN_SIZE_TEST", "MAX_SIZE_TEST")
+_TRAINED_WITH = "the checkpoint was trained with"
 
 
 def _input_statistics(cfg: CfgNode) -> dict[str, Any]:
@@ -197,6 +207,7 @@ def _input_statistics(cfg: CfgNode) -> dict[str, Any]:
         if key := _NORMALIZATION_RANGE.get(data.NORMALIZATION):
             statistics["normalization_range"] = tuple(float(x) for x in data[key])
         statistics["neighbor_step"] = data.NEIGHBOR_STEP
+        statistics["slice_axis"] = data.SLICE_AXIS
     return statistics
 
 
@@ -305,6 +316,7 @@ _CHECKS = {
     "normalization": _text,
     "normalization_range": _numbers,
     "neighbor_step": _count,
+    "slice_axis": _text,
     "type_names": _texts,
     "class_names": _texts,
     "class_values": _label_values,

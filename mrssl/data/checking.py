@@ -23,6 +23,7 @@ from mrssl.data.normalization import (
     normalize,
 )
 from mrssl.data.sources import Refused, find_volumes, read_source, volume_slice_axis
+from mrssl.data.splits import doubtful_subjects
 from mrssl.errors import MrsslError
 from mrssl.files import write_text, written_whole
 from mrssl.privacy import PathMask
@@ -44,12 +45,15 @@ class DataReport:
         refused: files that hold no usable volume, and why.
         thumbnails: the middle slice of each volume, uint8, in the order of ``volumes``.
         class_names: of the labels of a described data set.
+        doubts: what speaks against the subjects (:func:`~mrssl.data.splits.doubtful_subjects`),
+            where no pattern names them.
     """
 
     volumes: list[dict[str, Any]] = field(default_factory=list)
     refused: list[Refused] = field(default_factory=list)
     thumbnails: list[np.ndarray] = field(default_factory=list)
     class_names: list[str] = field(default_factory=list)
+    doubts: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types: ``{"volumes": [...], "refused": [{"path", "reason"}, ...]}``."""
@@ -72,6 +76,7 @@ class DataReport:
             if "label" in volume:
                 volume["label"]["path"] = mask.path(volume["label"]["path"])
         self.refused = [Refused(mask.path(item.path), mask(item.reason)) for item in self.refused]
+        self.doubts = [mask(line) for line in self.doubts]
 
     def duplicates(self) -> list[list[dict[str, Any]]]:
         """Volumes with the same voxels, in groups of two or more."""
@@ -113,6 +118,8 @@ def check_data(
         found = find_volumes(file, subject_pattern=subject_pattern)
         cases = [Case(volume.subject, volume) for volume in found.volumes]
         report.refused.extend(found.refused)
+    if not subject_pattern:
+        report.doubts = doubtful_subjects(case.source for case in cases)
     labeled = any(case.label_file for case in cases)
     for case in progress(cases):
         _check_case(case, values, report, labeled=labeled)

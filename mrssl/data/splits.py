@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import re
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 from scipy.cluster.hierarchy import DisjointSet
 
+from mrssl.data.sources import VolumeSource, subject_of_file
 from mrssl.errors import MrsslError
+
+#: A name that ends in a number, and something more: "pat03_visit2".
+_NUMBER_AND_MORE = re.compile(r"(.*\d)[_-]([^_-]+)$")
 
 
 def split_subjects(
@@ -63,6 +70,48 @@ def shared_subjects(
     return sorted({d["subject_id"] for d in train} & {d["subject_id"] for d in test})
 
 
+def doubtful_subjects(sources: Iterable[VolumeSource]) -> list[str]:
+    """What speaks against subjects that go by the names of their files.
+
+    Files of the same names in many folders, which may be one for each patient; and names that
+    differ in an ending only that others have too, as of several visits or contrasts.
+
+    Args:
+        sources: of volumes; those that name their subject themselves (DICOM, BIDS, slice stores, a
+            pattern) are passed over.
+
+    Returns:
+        A line for each of the two, with an example.
+    """
+    folders: defaultdict[str, set[Path]] = defaultdict(set)
+    for source in sources:
+        by_file = source.format not in ("dicom", "store") and "sub-" not in source.subject
+        if by_file and source.subject == subject_of_file(source.path):
+            folders[source.subject].add(Path(source.path).parent)
+    lines = []
+    repeated = sorted(name for name, places in folders.items() if len(places) > 1)
+    places = set().union(*(folders[name] for name in repeated))
+    if len(places) > len(repeated) > 0:
+        lines.append(
+            f"files named {repeated[0]} in {len(folders[repeated[0]])} folders count as one "
+            "subject's: where each folder is a patient, name them by subject_pattern "
+            "(MRSSL.DATA.SUBJECT_PATTERN), as in '([^/]+)/[^/]+$'"
+        )
+    endings: defaultdict[str, list[str]] = defaultdict(list)
+    for name in sorted(folders):
+        if match := _NUMBER_AND_MORE.match(name):
+            endings[match[1]].append(match[2])
+    several = [stem for stem, found in endings.items() if len(found) > 1]
+    if several and len(set().union(*endings.values())) < len(endings):
+        stem = several[0]
+        first, second = (f"{stem}…{ending}" for ending in endings[stem][:2])
+        lines.append(
+            f"{first} and {second} count as two subjects: where they are one patient, name it by "
+            "subject_pattern (MRSSL.DATA.SUBJECT_PATTERN), as in '([^/]*[0-9])[_-][^_/-]+$'"
+        )
+    return lines
+
+
 def _cuts(shares: Sequence[float], count: int) -> list[int]:
     cuts = [0]
     for index in range(len(shares)):
@@ -80,4 +129,4 @@ def _groups(subjects: Sequence[str], together: Sequence[Iterable[str]]) -> list[
     return [sorted(members) for members in sets.subsets()]
 
 
-__all__ = ["shared_subjects", "split_subjects"]
+__all__ = ["doubtful_subjects", "shared_subjects", "split_subjects"]

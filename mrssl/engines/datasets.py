@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -116,6 +116,20 @@ class RunData:
                 cover(", ".join(shared[:3]), self.marks) + ", ..." * (len(shared) > 3),
             )
 
+    def _warn_of_namesakes(
+        self, name: str, before: list[dict[str, Any]], dicts: Sequence[Mapping[str, Any]]
+    ) -> None:
+        """Subjects are told apart by name; of two data sets they may be two."""
+        shared = shared_subjects(before, dicts)
+        if shared and is_main_process():
+            _LOG.warning(
+                "%d subjects of %s are in other data sets of DATASETS.TEST too (%s): each counts "
+                "as one; if they are not the same, rename them",
+                len(shared),
+                cover(name, self.marks),
+                cover(", ".join(shared[:3]), self.marks) + ", ..." * (len(shared) > 3),
+            )
+
     def _check_best_metric(self) -> None:
         """Before hours of training, not at the first evaluation."""
         if not self.cfg.MRSSL.SOLVER.BEST_METRIC:
@@ -177,6 +191,8 @@ class RunData:
             self._check_classes(f"{key} {name}", dataset)
             self.marks |= dataset.marks
             offset = len(records)
+            if not training:
+                self._warn_of_namesakes(name, records, dataset.dicts)
             records += [{**d, "image_id": offset + i} for i, d in enumerate(dataset.dicts)]
         return records
 

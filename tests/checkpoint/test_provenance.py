@@ -92,6 +92,8 @@ def test_wrong_types_are_named(field, value):
         ("MRSSL.DATA.NORMALIZATION", "zscore"),
         ("MRSSL.DATA.PERCENTILES", (1.0, 99.0)),
         ("MRSSL.DATA.NEIGHBOR_STEP", 2),
+        ("MRSSL.DATA.SLICE_AXIS", "W"),
+        ("INPUT.MIN_SIZE_TEST", 384),
     ],
 )
 def test_differences_are_named(key, value):

@@ -141,6 +141,41 @@ def test_split_is_written_and_keeps_copies_together(write_nifti: Callable, tmp_p
         assert ("sub-0" in split["train"]) == ("sub-copy" in split["train"])
 
 
+@pytest.mark.parametrize(
+    ("names", "pattern", "subjects"),
+    [
+        ([f"p{i}/T{c}.nii.gz" for i in range(4) for c in (1, 2)], "([^/]+)/[^/]+$", 4),
+        ([f"pat{i}_visit{v}.nii" for i in range(3) for v in (1, 2)], "([^/]*[0-9])[_-][^_/-]+$", 3),
+    ],
+)
+def test_no_split_is_written_that_might_part_a_patient(
+    names: list[str],
+    pattern: str,
+    subjects: int,
+    write_nifti: Callable,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for index, name in enumerate(names):
+        write_nifti(voxels(index), f"d/{name}")
+    output = tmp_path / "split.json"
+    arguments = [str(tmp_path / "d"), "--write-split", str(output)]
+    with pytest.raises(MrsslError, match=r"split\.json: not written, since it might part"):
+        tool.main(arguments)
+    assert pattern in capsys.readouterr().out.split("doubtful: ")[1]
+    assert not output.exists()
+    tool.main([*arguments, "--subject-pattern", pattern])  # as the line has it
+    assert sum(map(len, json.loads(output.read_text()).values())) == subjects
+
+
+def test_ordinary_names_are_not_doubted(write_nifti: Callable, tmp_path: Path) -> None:
+    for index in range(4):
+        write_nifti(voxels(index), f"d/vb3_{index:02d}.nii.gz")
+        write_nifti(voxels(9 + index), f"d/sub-{index}/ses-1/sub-{index}_T1w.nii.gz")
+        write_nifti(voxels(20 + index), f"d/T{index % 2}/case{index // 2}.nii.gz")
+    assert check_data(tmp_path / "d").doubts == []
+
+
 def test_a_split_that_is_there_is_kept(write_nifti: Callable, tmp_path: Path) -> None:
     for index in range(4):
         write_nifti(voxels(index), f"d/sub-{index}.nii.gz")

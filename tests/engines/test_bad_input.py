@@ -21,6 +21,8 @@ import torch
 
 import train_net
 from mrssl.checkpoint import save_checkpoint
+from mrssl.config import load_cfg
+from mrssl.engines.datasets import RunData
 from mrssl.errors import MissingDependencyError, MrsslError
 
 PRETRAIN = "configs/quick_schedules/pretrain_R_18_FPN.yaml"
@@ -275,3 +277,16 @@ def test_exit_statuses(repository_root: Path, tmp_path: Path) -> None:
     assert code == 1
     assert text.startswith("error: ")
     assert text.count("\n") == 1
+
+
+def test_subjects_that_stand_in_several_places_are_told(
+    repository_root: Path, phantom: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    other = shutil.copytree(phantom.parent, tmp_path / "other") / phantom.name
+    sets = ["DATASETS.TRAIN", f"('{phantom}:train',)", "MODEL.DEVICE", "cpu"]
+    sets += ["DATASETS.TEST", f"('{phantom}:test','{other}')"]
+    RunData(load_cfg(repository_root / PRETRAIN, [*sets, "OUTPUT_DIR", str(tmp_path)]))
+    namesakes, shared = (record.getMessage() for record in caplog.records)
+    assert "are in other data sets of DATASETS.TEST too" in namesakes
+    assert str(other) in namesakes
+    assert "of the subjects of DATASETS.TEST are in DATASETS.TRAIN too" in shared
