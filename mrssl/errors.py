@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Callable
 from types import ModuleType
@@ -52,13 +53,20 @@ def one_line(error: BaseException) -> str:
 def run_main(main: Callable[[], int | None]) -> None:
     """Run a command line's ``main`` and exit: an :class:`MrsslError` is one line and status 1.
 
-    Of its subclasses, :class:`Interrupted` exits with 75.
+    Of its subclasses, :class:`Interrupted` exits with 75. What the system refuses of a file that it
+    names, such as one on a share that is closed to the user, is one line and status 1 too.
     """
     try:
         status = main()
     except MrsslError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         status = error.exit_status
+    except OSError as error:
+        if not isinstance(error.filename, (str, bytes, os.PathLike)):
+            raise  # no file that the user could mend: a bug
+        line = f"{os.fsdecode(error.filename)}: {error.strerror or one_line(error)}"
+        print(f"error: {' '.join(line.split())}", file=sys.stderr)
+        status = MrsslError.exit_status
     except KeyboardInterrupt:
         status = 130
     sys.exit(status or 0)

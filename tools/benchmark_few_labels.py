@@ -163,7 +163,10 @@ def _check_settings(bench: Bench, rows: Iterable[Row], path: Path) -> None:
     Raises:
         MrsslError: one is not.
     """
-    runs = {run.id: run for kind in FILES for run in bench.runs(kind)}
+    rows = list(rows)
+    # Runs of these kinds alone: where nothing is tuned, "tune" need not fit the subjects.
+    kinds = {row["kind"] for row in rows}.intersection(FILES)
+    runs = {run.id: run for kind in kinds for run in bench.runs(kind)}
     for row in rows:
         run = runs.get(row["id"])
         if run is None or not bench.is_current(run, row):
@@ -176,7 +179,7 @@ def _check_settings(bench: Bench, rows: Iterable[Row], path: Path) -> None:
 def _read_rows(path: Path) -> list[Row]:
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))
-        return [row for row in rows if row["id"] and row["settings"]]
+        return [row for row in rows if row["id"] and row["kind"] and row["settings"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise MrsslError(f"{path}: not the rows of this benchmark ({error!r})") from error
 
@@ -243,6 +246,8 @@ def _available(bench: Bench, runs: Iterable[Run]) -> Iterator[Run]:
 
 def _by_id(bench: Bench, run_id: str) -> Run:
     for kind in FILES:
+        if kind == TUNE and not run_id.startswith(f"{TUNE}/"):
+            continue  # "tune" need not fit the subjects
         for run in bench.runs(kind):
             if run.id == run_id:
                 return run
@@ -270,6 +275,8 @@ def _rows(bench: Bench, kind: str) -> list[Row]:
         row = read_row(path)
         if row["kind"] == kind:
             rows[row["id"]] = row
+    if not rows:
+        return []
     _check_settings(bench, rows.values(), bench.output)
     order = {run.id: place for place, run in enumerate(bench.runs(kind))}
     return sorted(rows.values(), key=lambda row: order[row["id"]])

@@ -64,7 +64,7 @@ class Slice:
 
 
 def read_slices(data: RunData, slices: int) -> list[Slice]:
-    """Up to ``slices`` of each subject's slices that show a structure, evenly spread."""
+    """``slices`` of each subject's slices that show a structure, evenly spread, or all of fewer."""
     by_subject: dict[str, list[int]] = {}
     for place, record in enumerate(data.test):
         by_subject.setdefault(record["subject_id"], []).append(place)
@@ -72,9 +72,11 @@ def read_slices(data: RunData, slices: int) -> list[Slice]:
     for subject, places in tqdm(by_subject.items(), desc="read", unit="subject"):
         samples = [data.test_mapper(data.test[place]) for place in places]
         samples = [sample for sample in samples if len(sample["masks"])]
-        chosen = np.linspace(0, len(samples) - 1, min(slices, len(samples)) + 2)[1:-1]
-        for place in np.unique(chosen.round().astype(int)):
-            found.append(_slice(samples[place], subject))
+        count = min(slices, len(samples))
+        chosen = np.linspace(0, len(samples) - 1, count + 2)[1:-1].round().astype(int)
+        if len(set(chosen)) < count:  # of few slices; the middles of equal parts all differ
+            chosen = ((np.arange(count) + 0.5) * len(samples) / count).astype(int)
+        found += [_slice(samples[place], subject) for place in chosen]
     return found
 
 

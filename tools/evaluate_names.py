@@ -23,28 +23,30 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 from fvcore.common.config import CfgNode
 from tabulate import tabulate
 
 from arguments import parse
 from checkpoint_cli import checkpoint_parser, configuration
+from mrssl.data.cases import Case
 from mrssl.data.descriptions import Description, describe
 from mrssl.data.label_files import read_label
-from mrssl.data.sources import read_source
+from mrssl.data.sources import read_source, volume_slice_axis
+from mrssl.data.store import INDEX_NAME, STORE_VERSION, exact_type, index_digest, save_array
 from mrssl.engines.torchvision.main import evaluate_only
 from mrssl.errors import MrsslError, optional_import, run_main
 from mrssl.evaluation import write_results
 from mrssl.files import write_text, written_whole
+from mrssl.privacy import cover
 from mrssl.structures import Volume
 
 #: What is reported: in results, in words.
 SCORES = {"dice": "named together", "slicewise": "by the slice", "instances": "names forgiven"}
 
 
-def labeled_volumes(described: Description) -> Iterator[tuple[str, Volume, np.ndarray]]:
-    """Name, volume and labels, int32 (D, H, W), of each case that has labels.
+def labeled_volumes(described: Description) -> Iterator[tuple[Case, Volume, np.ndarray]]:
+    """Each case that has labels, its volume, and the labels, int32 (D, H, W).
 
     Raises:
         MrsslError: one cannot be read.
@@ -52,7 +54,7 @@ def labeled_volumes(described: Description) -> Iterator[tuple[str, Volume, np.nd
     for case in described.cases:
         if case.label_file:
             volume = read_source(case.source)
-            yield case.name, volume, read_label(case.label_file, volume.affine, volume.shape)
+            yield case, volume, read_label(case.label_file, volume.affine, volume.shape)
 
 
 def row_axis(described: Description) -> int:
@@ -85,29 +87,62 @@ def cut(volume: Volume, axis: int, millimetres: float) -> slice:
     return slice(voxels, size) if millimetres < 0 else slice(0, size - voxels)
 
 
-def write_cut(described: Description, axis: int, millimetres: float, folder: Path) -> Path:
-    """The labelled volumes, cut, as a data set of NIfTI files; its ``dataset.json``."""
-    listed = []
-    for number, (name, volume, label) in enumerate(labeled_volumes(described)):
-        kept = [slice(None)] * 3
+def write_cut(
+    described: Description, axis: int, millimetres: float, folder: Path, *, slice_axis: str
+) -> Path:
+    """The labelled volumes, cut, as a slice store; its ``dataset.json``.
+
+    A store keeps the planes in which a volume is shown, and the subject, whatever the settings say:
+    of NIfTI files, those of a scanner's slices would be found anew, by spacing.
+
+    Args:
+        described: the data set.
+        axis: that is cut, D, H, W as 0, 1, 2.
+        millimetres: see :func:`cut`.
+        folder: to write to.
+        slice_axis: as ``MRSSL.DATA.SLICE_AXIS``.
+    """
+    marks = frozenset[str]().union(*(case.source.marks for case in described.cases))
+    entries: list[dict[str, Any]] = []
+    for number, (case, volume, label) in enumerate(labeled_volumes(described)):
+        key, kept, corner = f"{number:04d}", [slice(None)] * 3, np.eye(4)
         kept[axis] = cut(volume, axis, millimetres)
-        files = {"image": f"{number:04d}/{name}.nii.gz", "label": f"{number:04d}/label.nii.gz"}
-        (folder / f"{number:04d}").mkdir()
-        for array, file in zip((volume.array, label), files.values(), strict=True):
-            whole = nib.Nifti1Image(array, volume.affine)
-            nib.save(whole.slicer[tuple(kept)], folder / file)
-        listed.append(files)
-    labels = dict(zip(described.class_names, described.class_values, strict=True))
-    content = {"name": described.name, "labels": {"background": 0, **labels}, "training": listed}
-    path = folder / "dataset.json"
-    path.write_text(json.dumps(content), encoding="utf-8")
-    return path
+        corner[axis, 3] = kept[axis].start
+        planes = volume_slice_axis(case.source, slice_axis)
+        for part, array in (("labels", label), ("volumes", volume.array)):
+            shown = Volume(array[tuple(kept)], volume.affine @ corner).take_slices(planes)
+            save_array(exact_type(shown.array), folder / part / f"{key}.npy")
+        entries.append(
+            {
+                "key": key,
+                "shape": shown.shape,
+                "affine": shown.affine.tolist(),
+                "label": True,
+                "window": [0.0, 1.0],  # of no normalisation: measured when it is read
+                "foreground": [],
+                "case": cover(case.name, marks),
+                "subject": cover(case.source.subject, marks),
+                "tags": {},
+                "faults": [],
+            }
+        )
+    content: dict[str, Any] = {
+        "mrssl_store": STORE_VERSION,
+        "name": described.name,
+        "labels": dict(zip(described.class_names, described.class_values, strict=True)),
+        "normalization": {},
+        "volumes": entries,
+    }
+    content["digest"] = index_digest(content)
+    write_text(folder / INDEX_NAME, json.dumps(content))
+    return folder / INDEX_NAME
 
 
 def evaluate(cfg: CfgNode, described: Description, axis: int, millimetres: float) -> dict[str, Any]:
     """Scores of a cut, of all and by subject."""
     with tempfile.TemporaryDirectory() as folder:
-        dataset = write_cut(described, axis, millimetres, Path(folder))
+        planes = cfg.MRSSL.DATA.SLICE_AXIS
+        dataset = write_cut(described, axis, millimetres, Path(folder), slice_axis=planes)
         cfg = cfg.clone()
         cfg.defrost()
         cfg.DATASETS.TEST = (str(dataset),)
@@ -171,7 +206,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse(parser(), argv)
     optional_import("matplotlib", "pip install matplotlib")
     cfg = configuration(args)
-    described = describe(args.dataset)
+    described = describe(args.dataset, subject_pattern=cfg.MRSSL.DATA.SUBJECT_PATTERN)
     axis = row_axis(described)
     cuts = sorted({0.0, *args.cut, *(-length for length in args.cut)})
     rows = [evaluate(cfg, described, axis, length) for length in cuts]

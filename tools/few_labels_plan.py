@@ -226,14 +226,23 @@ class Plan:
             )
 
     def tuning_runs(self, subjects: Sequence[str]) -> Iterator[Run]:
-        """Cross-validation inside the training split over the grids of ``tune``."""
+        """Cross-validation inside the training split over the grids of ``tune``.
+
+        Args:
+            subjects: the labelled subjects of the training split.
+
+        Raises:
+            MrsslError: there are too few of them for the folds, or outside one of these.
+        """
         folds = np.array_split(
             np.random.default_rng(0).permutation(list(subjects)), self.tune_folds
         )
         for fold, labeled in itertools.product(range(self.tune_folds), self.tune_labeled):
             held_out = sorted(map(str, folds[fold]))
             rest = [s for s in subjects if s not in set(held_out)]
-            chosen, _ = choose_subjects(rest, labeled, fold)
+            if not held_out:
+                raise MrsslError(f"tune: {self.tune_folds} folds of {len(subjects)} subjects")
+            chosen, _ = choose_subjects(rest, labeled, fold, given=f"tune, fold {fold} leaves")
             for name, grid in self.tune_grids.items():
                 for values in itertools.product(*grid.values()):
                     setting = dict(zip(grid, values, strict=True))
@@ -268,7 +277,12 @@ class Plan:
 
 
 def choose_subjects(
-    subjects: Sequence[str], labeled: str, seed: int, *, validation: int = 0
+    subjects: Sequence[str],
+    labeled: str,
+    seed: int,
+    *,
+    validation: int = 0,
+    given: str = "the training split has",
 ) -> tuple[list[str], list[str]]:
     """The labelled subjects of a seed, and subjects to validate on.
 
@@ -280,13 +294,14 @@ def choose_subjects(
         labeled: how many, or "all".
         seed: picks the order.
         validation: subjects to hold out at most, of those that are left.
+        given: who says how many subjects there are, for the message.
 
     Raises:
         MrsslError: there are fewer subjects than asked for.
     """
     count = len(subjects) if labeled == ALL else int(labeled)
     if count > len(subjects):
-        raise MrsslError(f"{count} labelled subjects: the training split has {len(subjects)}")
+        raise MrsslError(f"{count} labelled subjects: {given} {len(subjects)} subjects")
     order = [str(s) for s in np.random.default_rng(seed).permutation(list(subjects))]
     left = order[count:]
     return order[:count], left[len(left) - min(validation, len(left)) :]

@@ -26,10 +26,10 @@ def load_plan(path: str | Path) -> Plan:
     node = Node(str(path), _read(path))
     labeled = node.take("labeled", _labeled)
     seeds = tuple(range(node.take("seeds", _count)))
-    base = {kind: _recipe(node.child(kind), Recipe("")) for kind in (PRETRAIN, FINETUNE)}
-    pretrainings = {
-        name: _recipe(child, base[PRETRAIN]) for name, child in node.children("pretrainings")
-    }
+    # Its file may be missing where nothing is pretrained, or each pretraining names its own.
+    pretrain = _recipe(node.child(PRETRAIN), Recipe(""), complete=False)
+    finetune = _recipe(node.child(FINETUNE), Recipe(""))
+    pretrainings = {name: _recipe(child, pretrain) for name, child in node.children("pretrainings")}
     arms = {}
     for name, child in node.children("arms"):
         count = child.take("seeds", _count, len(seeds))
@@ -39,7 +39,7 @@ def load_plan(path: str | Path) -> Plan:
             weights=child.take("weights", str, ""),
             labeled=child.take("labeled", _labeled, labeled),
             seeds=seeds[:count],
-            recipe=_recipe(child, Recipe(base[FINETUNE].config)),
+            recipe=_recipe(child, Recipe(finetune.config)),
         )
     validation, tune = node.child("validation"), node.child("tune")
     schedules = {str(n): child.rest() for n, child in node.children("schedules")}
@@ -52,12 +52,12 @@ def load_plan(path: str | Path) -> Plan:
         validation_period=validation.take("period", int, 0),
         pretrain_per_seed=node.take("pretrain_per_seed", bool, False),
         pretrainings=pretrainings,
-        finetune=base[FINETUNE].opts,
+        finetune=finetune.opts,
         arms=arms,
         baselines=node.take("baselines", _baselines, {SCRATCH: ()} if SCRATCH in arms else {}),
         schedules=schedules,
         tune_labeled=tune.take("labeled", _labeled, ()),
-        tune_folds=tune.take("folds", int, 3),
+        tune_folds=tune.take("folds", _folds, 3),
         tune_grids={name: child.rest() for name, child in tune.children("grids")},
     )
     for part in (validation, tune, node):
@@ -71,10 +71,11 @@ def load_plan(path: str | Path) -> Plan:
     return plan
 
 
-def _recipe(node: Node, base: Recipe) -> Recipe:
+def _recipe(node: Node, base: Recipe, *, complete: bool = True) -> Recipe:
     opts = node.child("opts").rest()
     recipe = Recipe(node.take("config", str, base.config), {**base.opts, **opts})
-    if not recipe.config or not (ROOT / recipe.config).is_file():
+    # Without a file, this is the folder of the repository.
+    if (complete or recipe.config) and not (ROOT / recipe.config).is_file():
         raise MrsslError(f"{node.where}: 'config' {recipe.config!r} is no file of the repository")
     node.finish()
     return recipe
@@ -92,6 +93,13 @@ def _count(value: Any) -> int:
     if type(value) is not int or value < 1:
         raise ValueError
     return value
+
+
+def _folds(value: Any) -> int:
+    folds = _count(value)
+    if folds < 2:  # one would leave nobody to train on
+        raise ValueError
+    return folds
 
 
 def _engine(value: Any) -> str:

@@ -58,6 +58,8 @@ from mrssl.files import replacing, write_text, written_whole
 from mrssl.privacy import cover, folder_alias, pseudonym
 from mrssl.structures.volume import matching_transform
 
+#: Header fields of a NIfTI file that its qform is made of, but for the spacing.
+QFORM = ("qform_code", *(f"quatern_{x}" for x in "bcd"), *(f"qoffset_{x}" for x in "xyz"))
 #: Slices on a picture, at most, and the least pixels a side that they are shown with.
 PICTURED, SHOWN = 8, 192
 
@@ -169,6 +171,30 @@ def _check_same_data(output: Path, known: Record, facts: Record) -> None:
             )
 
 
+def scans_of(records: Sequence[Record], output: Path, known: Iterable[str]) -> list[Record]:
+    """Slices of scans: what lies in the output folder are labels, written among the scans.
+
+    A run that was stopped leaves labels there that nothing lists, so all of the folder is left out.
+
+    Args:
+        records: slices.
+        output: where labels are written.
+        known: names that ``volumes.json`` there lists; it is told how many others are left out.
+
+    Raises:
+        MrsslError: all of them lie there.
+    """
+    written = output.resolve()
+    inside = {f for f in {r["file_name"] for r in records} if _lies_in(f, written)}
+    scans = [record for record in records if record["file_name"] not in inside]
+    if not scans:
+        raise MrsslError(f"--output {output}: all scans lie in it; give a folder for labels alone")
+    listed = {written / f"{name}.nii.gz" for name in known}
+    if others := [file for file in inside if Path(file).resolve() not in listed]:
+        print(f"warning: left out, as they lie in {output}: {len(others)} files or series")
+    return scans
+
+
 def _lies_in(file: str, folder: Path) -> bool:
     return Path(file).resolve().is_relative_to(folder)
 
@@ -204,7 +230,7 @@ def segment_volume(
         records[0]["spacing"],
         num_classes=len(data.class_names),
         overlapping=data.overlapping,
-        layout=data.class_layout,
+        layout=data.class_layout and data.class_layout.along(records[0].get("axes", "")),
         threshold=data.cfg.MRSSL.EVALUATION.SCORE_THRESHOLD,
     )
     # A checkpoint that does not say its values has classes that do not overlap.
@@ -242,8 +268,12 @@ def write_labels(path: Path, labels: np.ndarray, affine: np.ndarray, source: str
         image = image.as_reoriented(matching_transform(affine, scan.affine))
         # The source's own geometry: its unit need not be the millimetre that volumes are read in.
         image.header.set_xyzt_units(scan.header.get_xyzt_units()[0])
+        image.set_qform(scan.affine, 0)
+        if scan.header["qform_code"] > 0:  # which may say another place than the sform
+            image.header["pixdim"][:4] = scan.header["pixdim"][:4]
+            for name in QFORM:
+                image.header[name] = scan.header[name]
         image.set_sform(scan.affine, int(scan.header["sform_code"]))
-        image.set_qform(scan.affine, int(scan.header["qform_code"]))
     else:
         image = nib.as_closest_canonical(image)
     with replacing(path) as file:
@@ -284,8 +314,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     path, _ = parse_dataset_path(args.dataset)
     root = path if path.is_dir() else path.parent
     written = args.output.resolve()
-    # Labels that were written among the scans are no scans.
-    data.test = [r for r in data.test if not _lies_in(r["file_name"], written)]
+    index = args.output / "volumes.json"
+    known = read_json(index) if index.is_file() else {}
+    data.test = scans_of(data.test, args.output, known)
     volumes = {volume_of(record): record for record in data.test}
     names = names_of_volumes(data.test, root, data.marks)
     digests = {
@@ -297,8 +328,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         names[key]: facts_of_volume(record, root, data.marks, digests | {"files": files[key[0]]})
         for key, record in volumes.items()
     }
-    index = args.output / "volumes.json"
-    known = read_json(index) if index.is_file() else {}
     _check_same_data(args.output, known, facts)
     done = {
         key

@@ -12,6 +12,7 @@ but what came with it, unless the environment has ``MRSSL_TRUST_PATHS=1``: no fi
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from collections.abc import Mapping
@@ -170,19 +171,35 @@ def _classes(path: Path, labels: Any) -> tuple[list[str], list[ClassValues]]:
     """Names and values from ``{"L1": 1}`` (nnU-Net) or ``{"1": "L1"}`` (Decathlon)."""
     if not isinstance(labels, dict):
         raise MrsslError(f"{path}: 'labels' must map names to values")
-    found: list[tuple[ClassValues, str]] = []
+    found: dict[str, tuple[int, ...]] = {}
     for key, value in labels.items():
         name, number = (value, key) if isinstance(value, str) and key.isdecimal() else (key, value)
         try:
-            number = tuple(map(int, number)) if isinstance(number, list) else int(number)
+            values = tuple(map(_whole, number if isinstance(number, list) else [number]))
         except (TypeError, ValueError) as error:
             raise MrsslError(f"{path}: label {key!r}: {value!r} is not a whole number") from error
-        if number not in (0, ()) and name != "ignore":
-            found.append(
-                (number[0] if isinstance(number, tuple) and len(number) == 1 else number, str(name))
+        if values in ((), (0,)) or name == "ignore":
+            continue
+        if name in found:
+            meant = json.dumps({name: sorted({*found[name], *values})}, ensure_ascii=False)
+            raise MrsslError(
+                f"{path}: two labels are called {name!r}: a class of several values is a list, as "
+                f"in {meant}"
             )
-    found.sort(key=lambda item: item[0] if isinstance(item[0], tuple) else (item[0],))
-    return [name for _, name in found], [number for number, _ in found]
+        found[name] = values
+    names = sorted(found, key=lambda name: found[name])
+    return names, [found[n][0] if len(found[n]) == 1 else found[n] for n in names]
+
+
+def _whole(number: Any) -> int:
+    """A label value as an integer.
+
+    Raises:
+        TypeError, ValueError: a fraction, which ``int`` would cut off, a truth value, or no number.
+    """
+    if isinstance(number, bool) or (isinstance(number, float) and not number.is_integer()):
+        raise ValueError
+    return int(number)
 
 
 def _listed_cases(
@@ -238,6 +255,8 @@ def _nnunet_cases(
     images, labels = path.parent / "imagesTr", path.parent / "labelsTr"
     cases = []
     for image in sorted(images.glob(f"*_0000{ending}")):
+        if image.name.startswith("."):  # macOS leaves such a file, of no image, beside a copied one
+            continue
         label = labels / (image.name.removesuffix(f"_0000{ending}") + ending)
         cases.append(_case(image, label if label.exists() else None, pattern, path.parent, refused))
     if not cases:

@@ -16,7 +16,8 @@ def read_json(path: Path) -> dict[str, Any]:
         MrsslError: missing, not JSON, or not an object.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        # Editors on Windows put a byte order mark before the text, which JSON does not know.
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
         raise MrsslError(f"{path}: no such file") from error
     except (OSError, ValueError, RecursionError) as error:

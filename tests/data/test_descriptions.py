@@ -149,6 +149,13 @@ def changed(path: Path, changes: dict) -> None:
         ({"labels": {"a": "x"}}, "'a'"),
         ({"labels": {}}, "no 'labels'"),
         ({"labels": [1]}, "'labels'"),
+        ({"labels": {"a": 1.7}}, "label 'a': 1.7 is not a whole number"),
+        ({"labels": {"a": True}}, "label 'a': True is not a whole number"),
+        ({"labels": {"a": [1, 2.5]}}, r"label 'a': \[1, 2.5\] is not a whole number"),
+        (
+            {"labels": {"1": "a", "2": "a"}},
+            r"two labels are called 'a': .*, as in {\"a\": \[1, 2\]}",
+        ),
         ({"training": [{}]}, "no 'image'"),
         ({"training": {}}, "list"),
         ({"training": []}, "no volume"),
@@ -164,6 +171,33 @@ def test_malformed_descriptions_are_named(labeled_set: Path, changes: dict, mess
     changed(labeled_set, changes)
     with pytest.raises(MrsslError, match=message):
         load_dataset(labeled_set)
+
+
+def test_label_values_are_whole_numbers_whatever_their_notation(labeled_set: Path) -> None:
+    labels = {"background": [0], "b": 2.0, "a": "1", "both": [1.0, 2], "ignore": 3}
+    changed(labeled_set, {"labels": labels})
+    described = descriptions.describe(labeled_set)
+    assert described.class_names == ["a", "both", "b"]
+    assert repr(described.class_values) == "[1, (1, 2), 2]"  # integers all
+
+
+def test_a_byte_order_mark_before_the_text_is_passed_over(labeled_set: Path) -> None:
+    before = load_dataset(f"{labeled_set}:test").dicts
+    for path in (labeled_set, labeled_set.with_name("split.json")):
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert load_dataset(f"{labeled_set}:test").dicts == before
+
+
+def test_what_macos_leaves_beside_a_copied_image_is_no_image(labeled_set: Path) -> None:
+    content = json.loads(labeled_set.read_text())
+    del content["training"]
+    labeled_set.write_text(json.dumps(content))
+    folder = labeled_set.parent / "imagesTr"
+    for image in list(folder.iterdir()):
+        image.rename(image.with_name(image.name.replace(".nii.gz", "_0000.nii.gz")))
+    before = load_dataset(labeled_set).dicts
+    (folder / "._case_0_0000.nii.gz").write_bytes(b"\x00\x05\x16\x07")
+    assert before and load_dataset(labeled_set).dicts == before
 
 
 def test_keys_of_nnunet_and_the_decathlon_are_let_be(labeled_set: Path) -> None:

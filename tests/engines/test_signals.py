@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -44,3 +45,26 @@ def test_the_exit_status_says_start_me_again(capsys: pytest.CaptureFixture[str])
         run_main(main)
     assert caught.value.code == 75  # os.EX_TEMPFAIL
     assert capsys.readouterr().err == "error: stopped\n"
+
+
+@pytest.mark.parametrize("name", ["scan.nii.gz", b"scan.nii.gz", Path("scan.nii.gz")])
+def test_what_the_system_refuses_of_a_file_is_one_line(
+    name: object, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def main() -> None:
+        raise PermissionError(13, "Permission denied", name)
+
+    with pytest.raises(SystemExit) as caught:
+        run_main(main)
+    assert caught.value.code == 1
+    assert capsys.readouterr().err == "error: scan.nii.gz: Permission denied\n"
+
+
+@pytest.mark.parametrize("error", [OSError("of no file"), OSError(9, "Bad file descriptor", 3)])
+def test_what_the_system_refuses_of_no_file_is_a_bug(error: OSError) -> None:
+    def main() -> None:
+        raise error
+
+    with pytest.raises(OSError) as caught:
+        run_main(main)
+    assert caught.value is error

@@ -17,6 +17,8 @@ from few_labels_yaml import load_plan
 from mrssl.config import load_cfg
 from mrssl.errors import MrsslError
 
+from .conftest import QUICK, plan_content
+
 SUBJECTS = [f"s{i:02d}" for i in range(12)]
 
 
@@ -70,13 +72,26 @@ def test_tuning_is_a_cross_validation_inside_the_training_split(plan: Plan) -> N
     assert "tune/scratch/n1/BASE_LR=0.01,MAX_ITER=2/fold1" in {run.id for run in runs}
 
 
+def test_subjects_too_few_for_tuning_are_told_with_the_fold(
+    write_plan: Callable[..., Path],
+) -> None:
+    grids = plan_content()["tune"]["grids"]
+    plan = load_plan(write_plan(tune={"labeled": [2], "folds": 2, "grids": grids}))
+    with pytest.raises(MrsslError, match="2 labelled subjects: tune, fold 0 leaves 1 subjects"):
+        list(plan.tuning_runs(SUBJECTS[:3]))
+    assert {run.seed for run in plan.tuning_runs(SUBJECTS[:4])} == {0, 1}
+    plan = load_plan(write_plan(tune={"labeled": [1], "folds": 4, "grids": grids}))
+    with pytest.raises(MrsslError, match="tune: 4 folds of 3 subjects"):
+        list(plan.tuning_runs(SUBJECTS[:3]))
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_a_seed_adds_subjects_to_those_of_fewer(seed: int) -> None:
     one, two, all_ = (choose_subjects(SUBJECTS, n, seed)[0] for n in ("1", "2", "all"))
     assert set(one) < set(two) < set(all_) == set(SUBJECTS)
     assert choose_subjects(SUBJECTS, "2", seed) == choose_subjects(SUBJECTS, "2", seed)
     assert len(choose_subjects(SUBJECTS, "10", seed, validation=5)[1]) == 2
-    with pytest.raises(MrsslError, match="13 labelled subjects"):
+    with pytest.raises(MrsslError, match="13 labelled subjects: the training split has 12"):
         choose_subjects(SUBJECTS, "13", seed)
 
 
@@ -178,6 +193,11 @@ def test_one_pretraining_a_seed_where_it_is_asked_for(write_plan: Callable[..., 
         ({"baselines": {"scratch": "mrssl"}}, "baselines: .* is not what is meant"),
         ({"baselines": {"scratch": []}}, "baselines: .* is not what is meant"),  # not all of them
         ({"pretrainings": []}, "must map keys to values"),
+        ({"pretrain": {}}, "pretrainings: mrssl: 'config' '' is no file"),
+        ({"pretrain": {"config": "none.yaml"}}, "pretrain: 'config' 'none.yaml' is no file"),
+        ({"tune": {"folds": 1}}, "tune: folds: 1 is not what is meant"),
+        ({"tune": {"folds": True}}, "tune: folds: True is not what is meant"),
+        ({"tune": {"folds": "two"}}, "tune: folds: 'two' is not what is meant"),
     ],
 )
 def test_a_faulty_plan_is_named(
@@ -185,6 +205,16 @@ def test_a_faulty_plan_is_named(
 ) -> None:
     with pytest.raises(MrsslError, match=message):
         load_plan(write_plan(**changes))
+
+
+def test_pretrainings_of_their_own_files_need_no_common_one(
+    write_plan: Callable[..., Path],
+) -> None:
+    file = f"{QUICK}/pretrain_R_18_FPN.yaml"
+    own = {"mrssl": {"config": file}, "blind": {"config": file}}
+    plan = load_plan(write_plan(pretrain={"opts": {"SOLVER.MAX_ITER": 3}}, pretrainings=own))
+    for run in plan.pretraining_runs():
+        assert run.recipe == Recipe(file, {"SOLVER.MAX_ITER": 3})
 
 
 def test_a_plan_that_cannot_be_read_is_named(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -40,6 +41,25 @@ def test_the_probe_finds_a_direction_and_no_noise(signal: float, least: float, m
     scores = probe(features, slices(), folds=4)
     assert len(scores) == 4
     assert least <= min(scores) and max(scores) <= most
+
+
+@pytest.mark.parametrize("slices", [1, 2, 3, 7])
+def test_as_many_slices_as_asked_for_are_read_if_there_are(
+    slices: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = {"one": 1, "two": 2, "three": 3, "many": 40, "none": 0}
+    records = [
+        {"subject_id": subject, "masks": [()] * (place < count)}
+        for subject, count in shown.items()
+        for place in range(count + 1)  # the last shows nothing
+    ]
+    monkeypatch.setattr(evaluate_features, "_slice", lambda sample, subject: sample)
+    data = SimpleNamespace(test=records, test_mapper=lambda record: record)
+    found = evaluate_features.read_slices(data, slices)
+    assert len({id(sample) for sample in found}) == len(found)
+    assert all(sample["masks"] for sample in found)
+    of = [sample["subject_id"] for sample in found]
+    assert {s: of.count(s) for s in shown} == {s: min(n, slices) for s, n in shown.items()}
 
 
 @pytest.fixture(scope="module")

@@ -98,7 +98,9 @@ def test_labels_of_a_scan_tilted_by_45_degrees_lie_on_its_grid(kind: type, tmp_p
     np.testing.assert_allclose(found.affine, source.affine, atol=1e-5)
 
 
-@pytest.mark.parametrize(("unit", "codes"), [("mm", (1, 1)), ("micron", (2, 0)), ("mm", (0, 0))])
+@pytest.mark.parametrize(
+    ("unit", "codes"), [("mm", (1, 1)), ("micron", (2, 0)), ("mm", (0, 1)), ("mm", (0, 0))]
+)
 def test_labels_have_the_unit_and_the_codes_of_their_source(
     unit: str, codes: tuple[int, int], tmp_path: Path
 ) -> None:
@@ -115,6 +117,29 @@ def test_labels_have_the_unit_and_the_codes_of_their_source(
     np.testing.assert_allclose(found.affine, source.affine)
     assert found.header.get_xyzt_units()[0] == unit
     assert (int(found.header["sform_code"]), int(found.header["qform_code"])) == codes
+
+
+@pytest.mark.parametrize(("code", "length"), [(1, 0.6), (0, 0.6), (1, 1.2)])
+def test_labels_have_the_qform_of_their_source(code: int, length: float, tmp_path: Path) -> None:
+    """Which may say another place than the sform, or none: of the length 1.2 is no quaternion."""
+    image = nib.Nifti1Image(np.ones((6, 5, 4), np.uint8), np.diag([1.0, 2.0, 3.0, 1.0]))
+    image.set_sform(image.affine, 2)
+    image.set_qform(nib.affines.from_matvec(np.diag([1.0, 2.0, 3.0]), [5.0, 6.0, 7.0]), code)
+    image.header["quatern_c"] = length
+    nib.save(image, tmp_path / "scan.nii.gz")
+    scan = str(tmp_path / "scan.nii.gz")
+    volume = read_volume(scan)
+    labels = volume.array.astype(np.uint16)
+    segment.write_labels(tmp_path / "out.nii.gz", labels, volume.affine, scan)
+    found, source = nib.load(tmp_path / "out.nii.gz"), nib.load(scan)
+    np.testing.assert_allclose(found.affine, source.affine)
+    assert (int(found.header["sform_code"]), int(found.header["qform_code"])) == (2, code)
+    if code:
+        for name in segment.QFORM:
+            assert found.header[name] == source.header[name]
+        assert found.header["pixdim"][:4].tolist() == source.header["pixdim"][:4].tolist()
+    if code and length < 1:
+        np.testing.assert_array_equal(found.get_qform(), source.get_qform())
 
 
 def test_a_damaged_scan_does_not_stop_the_others(
@@ -149,6 +174,29 @@ def test_labels_among_the_scans_are_no_scans_and_those_of_other_data_stay(
     with pytest.raises(MrsslError, match=r"a is there, of another data set"):
         run(repository_root, checkpoint, tmp_path / "other", scans / "labels")
     assert (scans / "labels" / "a.nii.gz").read_bytes() == before
+
+
+@pytest.mark.parametrize("output", ["scans", "."])
+def test_a_folder_of_labels_that_holds_all_scans_is_refused(
+    repository_root: Path, checkpoint: Path, scans: Path, tmp_path: Path, output: str
+) -> None:
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(MrsslError, match=r"--output .*: all scans lie in it"):
+        run(repository_root, checkpoint, scans, tmp_path / output)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_what_is_left_out_and_was_not_written_by_us_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "site"
+    inside = [{"file_name": str(output / f"{name}.nii.gz")} for name in "ab"]
+    (outside,) = records = [{"file_name": str(tmp_path / "c.nii.gz")}]
+    assert segment.scans_of([*inside, *records], output, ["a", "b"]) == [outside]
+    assert capsys.readouterr().out == ""
+    assert segment.scans_of([*inside, *records], output, ["a"]) == [outside]
+    assert "left out, as they lie in" in (told := capsys.readouterr().out)
+    assert told.endswith(": 1 files or series\n")
 
 
 def test_inner_regions_lie_on_outer_ones_and_are_counted_in_both() -> None:
