@@ -15,6 +15,7 @@ from pycocotools import mask as coco_mask
 from scipy.optimize import linear_sum_assignment
 
 from mrssl.evaluation.coco_scoring import decode_mask, encode_masks
+from mrssl.structures import ClassLayout
 
 #: Class (0-based), score in [0, 1] and run lengths of an instance.
 Instance = tuple[int, float, dict[str, Any]]
@@ -25,8 +26,8 @@ _SAME_THING = 0.5
 _SAME_STRUCTURE = 0.3
 #: Another name is always so likely.
 LEAST_PROBABILITY = 0.02
-#: Unless two names explain its scores so many times better than one: little less than what one
-#: slice tells that is sure of its name.
+#: Unless two names explain its scores so many times better than one, little less than what one
+#: slice tells that is sure of its name, and its places better.
 _TWO_NAMES = 20.0
 
 
@@ -117,12 +118,20 @@ def join_slices(slices: Mapping[int, Sequence[Thing]]) -> list[Structure]:
     return structures
 
 
-def cut_by_names(structure: Structure) -> list[Structure]:
+def cut_by_names(
+    structure: Structure, layout: ClassLayout, spacing: Sequence[float]
+) -> list[Structure]:
     """Cut a structure where one name ends and another begins.
 
     Structures that follow one another along the slices, such as vertebra and disc in axial ones,
-    overlap as the parts of one do; their scores tell them apart. A slice with another name between
-    slices of one does not: that is how a detector errs.
+    overlap as the parts of one do. What tells them apart are scores that change for good, and that
+    the parts lie to each other as their classes do: a detector that gives the two sides of one
+    structure different names does not split it.
+
+    Args:
+        structure: as joined by overlap.
+        layout: of the classes, along the axes of the volume.
+        spacing: mm along D, H, W.
 
     Returns:
         The parts, in the order of the slices; the structure itself where one name will do.
@@ -131,18 +140,41 @@ def cut_by_names(structure: Structure) -> list[Structure]:
     left = [structure]
     while left:
         structure = left.pop()
-        indices = sorted(structure.things)
-        scores = np.stack([structure.things[index].scores for index in indices])
-        before = np.log(np.maximum(scores, LEAST_PROBABILITY)).cumsum(0)
-        one = before[-1].max()
-        two = before[:-1].max(1) + (before[-1] - before[:-1]).max(1)
-        if not len(two) or two.max() - one < np.log(_TWO_NAMES):
+        end = _end_of_name(structure, layout, spacing)
+        if not end:
             done.append(structure)
             continue
-        end = int(two.argmax()) + 1
+        indices = sorted(structure.things)
         for part in (indices[end:], indices[:end]):
             left.append(Structure({index: structure.things[index] for index in part}))
     return done
+
+
+def _end_of_name(structure: Structure, layout: ClassLayout, spacing: Sequence[float]) -> int:
+    """After how many slices another name begins; 0 where one name will do."""
+    indices = sorted(structure.things)
+    scores = np.stack([structure.things[index].scores for index in indices])
+    before = np.log(np.maximum(scores, LEAST_PROBABILITY)).cumsum(0)
+    after = before[-1] - before[:-1]
+    surest = scores.argmax(1)
+    gains = before[:-1].max(1) + after.max(1) - before[-1].max()
+    gains[surest[1:] == surest[:-1]] = 0  # among many names, several places would do
+    if not len(gains) or gains.max() < np.log(_TWO_NAMES):
+        return 0
+    end = int(gains.argmax()) + 1
+    one, first, second = (int(t.argmax()) for t in (before[-1], before[end - 1], after[end - 1]))
+    centers = []
+    for name, place in ((first, slice(0, end)), (second, slice(end, None))):
+        shown = [i for i, c in zip(indices[place], surest[place], strict=True) if c == name]
+        if not shown:
+            return 0  # a name that is the surest of no slice
+        centers.append(Structure({i: structure.things[i] for i in shown}).center(spacing))
+    offset = centers[1] - centers[0]
+    if not layout.volumes[first, second]:
+        return end  # nothing is known of their places
+    names, same = np.array([first, one]), np.array([second, one])
+    two_names, one_name = layout.log_density(names, same, np.stack([offset, offset]))
+    return end if two_names > one_name else 0
 
 
 def overlapping_classes(instances: Sequence[Instance]) -> set[tuple[int, int]]:

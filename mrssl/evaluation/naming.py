@@ -136,7 +136,7 @@ def named_volume(
     joined = join_slices(
         {index: things_of_slice(found, layout.num_classes) for index, found in slices.items()}
     )
-    structures = [part for structure in joined for part in cut_by_names(structure)]
+    structures = [part for structure in joined for part in cut_by_names(structure, layout, spacing)]
     names = name_structures(structures, layout, spacing, np.multiply(shape, spacing))
     painted = [
         (thing.scores.sum(), index, names[place], thing.mask)

@@ -227,18 +227,25 @@ def test_structures_that_follow_each_other_along_the_slices_keep_their_names() -
         ("aaabbb", [3, 3]),
         ("aab", [2, 1]),
         ("aaabaaa", [7]),  # an error of the detector's
-        ("abbbcc", [1, 3, 2]),
+        ("aaabbbccc", [3, 3, 3]),
         ("a", [1]),
     ],
 )
 def test_a_structure_is_cut_where_its_name_changes_for_good(names: str, parts: list[int]) -> None:
-    def thing(name: str, score: float) -> Thing:
-        return Thing(box(4), score * np.eye(3)["abc".index(name)])
+    def things(score: float) -> Structure:
+        scores = {d: score * np.eye(3)["abc".index(name)] for d, name in enumerate(names)}
+        return Structure({3 + d: Thing(box(4), row) for d, row in scores.items()})
 
-    sure = Structure({3 + d: thing(name, 0.9) for d, name in enumerate(names)})
-    assert [len(part.things) for part in cut_by_names(sure)] == parts
-    unsure = Structure({d: thing(name, 0.06) for d, name in enumerate("aab")})
-    assert cut_by_names(unsure) == [unsure]
+    def lengths(structure: Structure, layout: ClassLayout) -> list[int]:
+        return [len(part.things) for part in cut_by_names(structure, layout, SPACING)]
+
+    above = np.array([[[3.0 * len(names) / len(parts) * c, 7.5, 24.5] for c in range(3)]])
+    behind = above[..., [1, 0, 2]]  # the classes stand side by side in each slice
+    assert lengths(things(0.9), measured(above)) == parts
+    assert lengths(things(0.9), measured(behind)) == [len(names)]
+    assert lengths(things(0.04), measured(above)) == [len(names)]
+    unknown = ClassLayout.measure(np.full((1, 3, 3), np.nan), np.full((1, 3, 3), 4.0), EXTENT[None])
+    assert lengths(things(0.9), unknown) == parts
 
 
 def test_evaluator_reports_both_ways(
