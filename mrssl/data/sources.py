@@ -362,6 +362,7 @@ __all__ = [
     "Refused",
     "VolumeSource",
     "compile_pattern",
+    "file_axes",
     "file_sources",
     "find_volumes",
     "label_source",

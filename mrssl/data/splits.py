@@ -97,17 +97,18 @@ def doubtful_subjects(sources: Iterable[VolumeSource]) -> list[str]:
             "subject's: where each folder is a patient, name them by subject_pattern "
             "(MRSSL.DATA.SUBJECT_PATTERN), as in '([^/]+)/[^/]+$'"
         )
-    endings: defaultdict[str, list[str]] = defaultdict(list)
+    stems: defaultdict[str, list[str]] = defaultdict(list)
+    endings = set()
     for name in sorted(folders):
         if match := _NUMBER_AND_MORE.match(name):
-            endings[match[1]].append(match[2])
-    several = [stem for stem, found in endings.items() if len(found) > 1]
-    if several and len(set().union(*endings.values())) < len(endings):
-        stem = several[0]
-        first, second = (f"{stem}…{ending}" for ending in endings[stem][:2])
+            stems[match[1]].append(name)
+            endings.add(match[2])
+    several = [names for names in stems.values() if len(names) > 1]
+    if several and len(endings) < len(stems):
         lines.append(
-            f"{first} and {second} count as two subjects: where they are one patient, name it by "
-            "subject_pattern (MRSSL.DATA.SUBJECT_PATTERN), as in '([^/]*[0-9])[_-][^_/-]+$'"
+            f"{several[0][0]} and {several[0][1]} count as two subjects: where they are one patient, "
+            "name it by subject_pattern (MRSSL.DATA.SUBJECT_PATTERN), as in "
+            "'([^/]*[0-9])[_-][^_/-]+$'"
         )
     return lines
 

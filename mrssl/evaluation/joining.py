@@ -20,12 +20,12 @@ from mrssl.structures import ClassLayout
 #: Class (0-based), score in [0, 1] and run lengths of an instance.
 Instance = tuple[int, float, dict[str, Any]]
 
+#: Another name is always so likely.
+LEAST_PROBABILITY = 0.02
 #: Instances of a slice that overlap by this IoU are one thing with several names.
 _SAME_THING = 0.5
 #: Things in neighbouring slices that overlap by this IoU are one structure.
 _SAME_STRUCTURE = 0.3
-#: Another name is always so likely.
-LEAST_PROBABILITY = 0.02
 #: Unless two names explain its scores so many times better than one, little less than what one
 #: slice tells that is sure of its name, and its places better.
 _TWO_NAMES = 20.0
