@@ -105,10 +105,10 @@ def doubtful_subjects(sources: Iterable[VolumeSource]) -> list[str]:
             endings.add(match[2])
     several = [names for names in stems.values() if len(names) > 1]
     if several and len(endings) < len(stems):
+        first, second, *_ = several[0]
         lines.append(
-            f"{several[0][0]} and {several[0][1]} count as two subjects: where they are one patient, "
-            "name it by subject_pattern (MRSSL.DATA.SUBJECT_PATTERN), as in "
-            "'([^/]*[0-9])[_-][^_/-]+$'"
+            f"{first} and {second} count as two subjects: where they are one patient, name it by "
+            "subject_pattern (MRSSL.DATA.SUBJECT_PATTERN), as in '([^/]*[0-9])[_-][^_/-]+$'"
         )
     return lines
 
