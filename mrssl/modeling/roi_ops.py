@@ -74,16 +74,23 @@ def expand_boxes(boxes: Tensor, factor: float) -> Tensor:
     return torch.cat([centre - half, centre + half], dim=1)
 
 
-def select_rois(region: Tensor, limit: int) -> Tensor:
+#: Of multiplicative hashing (Knuth, The Art of Computer Programming 3, 6.4), and a prime.
+_MULTIPLIER, _MODULUS = 2654435761, 65521
+
+
+def select_rois(region: Tensor, limit: int, areas: Tensor | None = None) -> Tensor:
     """At most ``limit`` proposals, shared out evenly among the regions they belong to.
 
     Large regions attract most positive proposals; without the sharing small ones would hardly be
-    seen. Deterministic: the last proposals of each region are taken, one round after another; the
-    true boxes, which detectors append to the proposals, are among the last.
+    seen. The last proposals of each region are taken, one round after another; the true boxes,
+    which detectors append to the proposals, are among the last. Which regions do without in the
+    last round is as good as drawn, and yet the same in any process: by the remainders of products
+    with their areas. By their order it would always be the last ones, which are the smallest.
 
     Args:
         region: int64 (P,), the region index of each positive proposal.
         limit: proposals to keep.
+        areas: int64 (M,), pixels of each region; None takes their numbers for them.
 
     Returns:
         int64 (min(P, limit),), positions in ``region``, ascending.
@@ -91,7 +98,10 @@ def select_rois(region: Tensor, limit: int) -> Tensor:
     if len(region) <= limit:
         return torch.arange(len(region), device=region.device)
     rank = F.one_hot(region).flip(0).cumsum(0).flip(0).gather(1, region[:, None])[:, 0]
-    return torch.argsort(rank, stable=True)[:limit].sort().values
+    if areas is None:
+        areas = torch.arange(region.max() + 1, device=region.device)
+    drawn = (areas * _MULTIPLIER % _MODULUS)[region]
+    return torch.argsort(rank * _MODULUS + drawn, stable=True)[:limit].sort().values
 
 
 def paste_rois(crops: Tensor, boxes: Tensor, height: int, width: int) -> Tensor:

@@ -164,3 +164,21 @@ def test_the_same_batch_costs_the_same(repository_root: Path, spine: Path, tmp_p
     # Not promised, and seen: with every proposal taken the mask and class losses agree as well.
     for name in ("loss_mask", "loss_cls"):
         assert float(a[name]) == pytest.approx(float(b[name]), abs=1e-4), name
+
+
+def test_both_begin_alike(repository_root: Path, spine: Path, tmp_path: Path) -> None:
+    """Before any training each tensor has the same spread: parity of weights cannot show it."""
+    from detectron2.modeling import build_model as build_detectron2
+
+    from mrssl.checkpoint import to_detectron2
+    from mrssl.engines.torchvision import build_model
+
+    cfg = config(repository_root, spine, tmp_path, engine="torchvision")
+    ours = to_detectron2(build_model(cfg, 8).state_dict())
+    theirs = build_detectron2(
+        config(repository_root, spine, tmp_path, engine="detectron2")
+    ).state_dict()
+    for name in ours.keys() & theirs.keys():
+        spreads = [float(state[name].double().std(correction=0)) for state in (ours, theirs)]
+        if min(spreads) == 0 or ours[name].numel() >= 500:
+            assert spreads[0] == pytest.approx(spreads[1], rel=0.1), name
