@@ -169,7 +169,7 @@ class DistortionBranch(nn.Module):
         Returns:
             ``loss_type`` and ``loss_restoration``, scalars, each only where its branch is there.
         """
-        keep = [select_rois(t.index, self.max_rois, t.masks.sum((1, 2))) for t in targets]
+        keep = [select_rois(t.index, t.masks.sum((1, 2)), self.max_rois) for t in targets]
         boxes = [b[k].detach() for b, k in zip(boxes, keep, strict=True)]
         crops = self.crop(images, features, boxes)
         normalizer = mean_count(len(crops[0]))

@@ -78,7 +78,7 @@ def expand_boxes(boxes: Tensor, factor: float) -> Tensor:
 _MULTIPLIER, _MODULUS = 2654435761, 65521
 
 
-def select_rois(region: Tensor, limit: int, areas: Tensor | None = None) -> Tensor:
+def select_rois(region: Tensor, areas: Tensor, limit: int) -> Tensor:
     """At most ``limit`` proposals, shared out evenly among the regions they belong to.
 
     Large regions attract most positive proposals; without the sharing small ones would hardly be
@@ -89,8 +89,8 @@ def select_rois(region: Tensor, limit: int, areas: Tensor | None = None) -> Tens
 
     Args:
         region: int64 (P,), the region index of each positive proposal.
+        areas: int64 (M,), pixels of each region.
         limit: proposals to keep.
-        areas: int64 (M,), pixels of each region; None takes their numbers for them.
 
     Returns:
         int64 (min(P, limit),), positions in ``region``, ascending.
@@ -98,8 +98,6 @@ def select_rois(region: Tensor, limit: int, areas: Tensor | None = None) -> Tens
     if len(region) <= limit:
         return torch.arange(len(region), device=region.device)
     rank = F.one_hot(region).flip(0).cumsum(0).flip(0).gather(1, region[:, None])[:, 0]
-    if areas is None:
-        areas = torch.arange(region.max() + 1, device=region.device)
     drawn = (areas * _MULTIPLIER % _MODULUS)[region]
     return torch.argsort(rank * _MODULUS + drawn, stable=True)[:limit].sort().values
 

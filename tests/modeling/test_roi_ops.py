@@ -94,7 +94,7 @@ def test_selected_rois_are_shared_out_evenly(seed):
     rng = np.random.default_rng(seed)
     region = torch.from_numpy(rng.integers(0, 6, rng.integers(1, 60)))
     limit = int(rng.integers(0, 20))
-    kept = select_rois(region, limit, torch.from_numpy(rng.integers(50, 3000, 6)))
+    kept = select_rois(region, torch.from_numpy(rng.integers(50, 3000, 6)), limit)
     assert len(kept) == min(limit, len(region))
     assert kept.tolist() == sorted(set(kept.tolist()))
     taken = torch.bincount(region[kept], minlength=6)
@@ -110,20 +110,20 @@ def test_selected_rois_are_shared_out_evenly(seed):
 
 def test_a_small_region_is_seen_among_many_of_a_large_one():
     region = torch.tensor([0] * 50 + [3])
-    assert 50 in select_rois(region, 2)
+    assert 50 in select_rois(region, torch.full((4,), 9), 2)
 
 
 def test_no_region_does_without_for_its_number_or_size():
     """Six regions of a proposal each, and four to keep, in many slices."""
     rng, regions = np.random.default_rng(0), torch.arange(6)
     areas = np.sort(rng.integers(50, 3000, (600, 6)))[:, ::-1].copy()  # the last are the smallest
-    kept = torch.cat([select_rois(regions, 4, row) for row in torch.from_numpy(areas)])
+    kept = torch.cat([select_rois(regions, row, 4) for row in torch.from_numpy(areas)])
     shares = torch.bincount(kept, minlength=6) / len(areas)
     assert (shares - 4 / 6).abs().max() < 0.08
 
 
 def test_selecting_from_nothing():
-    kept = select_rois(torch.zeros(0, dtype=torch.int64), 8)
+    kept = select_rois(*torch.zeros(2, 0, dtype=torch.int64), 8)
     assert kept.dtype == torch.int64 and len(kept) == 0
 
 
