@@ -213,7 +213,7 @@ def test_an_export_for_stock_programs_leaves_it_out_and_says_so(configure, tmp_p
 @pytest.mark.parametrize("norm", ["", "GN"])
 @torch.no_grad()
 def test_both_engines_detect_the_same(configure, detectron2_model, norm):
-    torch.manual_seed(0)
+    torch.manual_seed(1)
     ours = decided(build_model(configure(FINETUNE, "MODEL.ROI_MASK_HEAD.NORM", norm)))
     theirs = detectron2_model(FINETUNE, "MODEL.ROI_MASK_HEAD.NORM", norm).eval()
     state = to_detectron2(ours.state_dict())
@@ -229,7 +229,7 @@ def test_both_engines_detect_the_same(configure, detectron2_model, norm):
         torch.testing.assert_close(found["scores"], expected.scores, rtol=0, atol=1e-5)
         assert torch.equal(found["classes"], expected.pred_classes)
         share = expected.pred_masks.float().mean()
-        assert 0.001 < share < 0.9
+        assert 0.01 < share < 0.9
         assert (found["masks"] != expected.pred_masks).float().mean() <= 1e-4
 
 
