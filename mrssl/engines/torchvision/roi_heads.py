@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
-from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss
+from torchvision.models.detection.roi_heads import RoIHeads
 
 from mrssl.config import check_fixed, is_pretraining
 from mrssl.engines.distributed import mean_count
@@ -123,17 +123,13 @@ class DistortionROIHeads(RoIHeads):
     ) -> dict[str, Tensor]:
         proposals, matched, labels, deltas = self.select_training_samples(proposals, targets)
         pooled = self.box_head(self.box_roi_pool(features, proposals, image_shapes))
-        loss_cls, loss_box = fastrcnn_loss(*self.box_predictor(pooled), labels, deltas)
-        count = sum(len(label) for label in labels)
-        share = count / mean_count(count)
-        losses = {"loss_cls": loss_cls * share, "loss_box_reg": loss_box * share}
+        count = mean_count(sum(len(label) for label in labels))
+        losses = _box_losses(*self.box_predictor(pooled), labels, deltas, normalizer=count)
 
         if self.position_head is not None:
             positions: list[SlicePosition] = [t["position"] for t in targets]  # type: ignore[misc]
             centres = [p.of_boxes(b) for p, b in zip(positions, proposals, strict=True)]
-            loss = position_loss(
-                self.position_head(pooled), torch.cat(centres), normalizer=mean_count(count)
-            )
+            loss = position_loss(self.position_head(pooled), torch.cat(centres), normalizer=count)
             losses["loss_position"] = self.position_weight * loss
 
         positive = [torch.where(label > 0)[0] for label in labels]
@@ -165,6 +161,32 @@ class DistortionROIHeads(RoIHeads):
             loss = whole_slice_loss(self.slice_decoder(features), whole)
             losses["loss_slice"] = self.slice_weight * loss
         return losses
+
+
+def _box_losses(
+    logits: Tensor,
+    predicted: Tensor,
+    labels: list[Tensor],
+    deltas: list[Tensor],
+    *,
+    normalizer: float,
+) -> dict[str, Tensor]:
+    """Detectron2's losses of the box head; torchvision's smooth L1 has another beta.
+
+    Args:
+        logits: float (R, 1 + classes), 0 the background.
+        predicted: float (R, 4 (1 + classes)), deltas for each class.
+        labels: of each slice's ROIs, int64 (R_b,).
+        deltas: of each slice's ROIs, float (R_b, 4).
+        normalizer: mean number of ROIs of a process.
+    """
+    classes, wanted = torch.cat(labels), torch.cat(deltas)
+    positive = torch.where(classes > 0)[0]
+    of_class = predicted.float().reshape(len(classes), -1, 4)[positive, classes[positive]]
+    return {
+        "loss_cls": F.cross_entropy(logits.float(), classes, reduction="sum") / normalizer,
+        "loss_box_reg": F.l1_loss(of_class, wanted[positive], reduction="sum") / normalizer,
+    }
 
 
 def build_roi_heads(cfg: CfgNode, num_types: int) -> DistortionROIHeads:

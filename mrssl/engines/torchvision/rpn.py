@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from fvcore.common.config import CfgNode
 from torch import Tensor
+from torch.nn import functional as F
 from torchvision.models.detection._utils import BoxCoder
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 
 from mrssl.config import check_fixed
-from mrssl.engines.distributed import mean_count
 from mrssl.engines.torchvision.backbone import STRIDES
 
 #: Keys that could be otherwise in Detectron2.
@@ -101,7 +102,13 @@ class SeededSampler:
 
 
 class SeededRPN(RegionProposalNetwork):
-    """torchvision's RPN whose losses are means over all processes' samples."""
+    """torchvision's RPN with the losses of Detectron2's."""
+
+    def filter_proposals(
+        self, proposals: Tensor, objectness: Tensor, *args: Any
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """As the base class, ranked in float32: from 6.25 on a bfloat16 sigmoid is 1."""
+        return super().filter_proposals(proposals, objectness.float(), *args)
 
     def compute_loss(
         self,
@@ -110,13 +117,27 @@ class SeededRPN(RegionProposalNetwork):
         labels: list[Tensor],
         regression_targets: list[Tensor],
     ) -> tuple[Tensor, Tensor]:
-        """As the base class, rescaled where processes sampled different numbers of anchors."""
-        losses = super().compute_loss(objectness, pred_bbox_deltas, labels, regression_targets)
-        size = self.fg_bg_sampler.batch_size_per_image
-        known = torch.stack([(label >= 0).sum() for label in labels])
-        count = int(known.clamp(max=size).sum())
-        share = count / mean_count(count)
-        return losses[0] * share, losses[1] * share
+        """Binary cross-entropy of the sampled anchors, and the L1 distance of the positive ones.
+
+        Args:
+            objectness: float (A, 1), logits of all anchors of all slices.
+            pred_bbox_deltas: float (A, 4).
+            labels: of each slice's anchors, 1 positive, 0 negative, -1 ignored.
+            regression_targets: of each slice's anchors, float (A_b, 4).
+        """
+        positive, negative = (torch.cat(masks) for masks in self.fg_bg_sampler(labels))
+        sampled = positive | negative
+        # Not their number: a constant is the same on all processes, and Detectron2's.
+        normalizer = self.fg_bg_sampler.batch_size_per_image * len(labels)
+        loss = F.binary_cross_entropy_with_logits(
+            objectness.flatten()[sampled].float(), torch.cat(labels)[sampled], reduction="sum"
+        )
+        boxes = F.l1_loss(
+            pred_bbox_deltas[positive].float(),
+            torch.cat(regression_targets)[positive],
+            reduction="sum",
+        )
+        return loss / normalizer, boxes / normalizer
 
 
 def build_rpn(cfg: CfgNode) -> SeededRPN:
