@@ -191,8 +191,8 @@ def mixed_precision(
 ) -> tuple[Callable[[], AbstractContextManager[None]], torch.amp.GradScaler | None]:
     """What ``SOLVER.AMP`` asks for: a factory of autocast contexts, and a scaler for float16.
 
-    "auto" leaves everything in float32 on a CPU that has no bfloat16 instructions: it is faster
-    there.
+    "auto" leaves everything in float32 on a CPU that has no matrix instructions for bfloat16 (AMX):
+    it is faster there.
 
     Args:
         cfg: the configuration.
@@ -223,10 +223,12 @@ def mixed_precision(
 
 
 def _pays(device: torch.device) -> bool:
-    """Whether half precision is faster there: a CPU without bfloat16 instructions emulates them."""
+    """Whether half precision is faster there: of CPUs, on those that multiply bfloat16 matrices.
+
+    Others emulate it, or (AVX512-BF16 without AMX) lose in casts what they gain.
+    """
     if device.type != "cpu":
         return True
     if not hasattr(torch.cpu, "get_capabilities"):  # before torch 2.11
-        return bool(getattr(torch.cpu, "_is_avx512_bf16_supported", bool)())
-    has = torch.cpu.get_capabilities()
-    return bool(has.get("avx512_bf16") or has.get("amx_bf16"))
+        return bool(getattr(torch.cpu, "_is_amx_tile_supported", bool)())
+    return bool(torch.cpu.get_capabilities().get("amx_bf16"))

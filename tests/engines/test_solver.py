@@ -1,4 +1,4 @@
-"""Learning rates of parameters that were loaded; clipping."""
+"""Learning rates of parameters that were loaded; clipping; where half precision pays."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from mrssl.engines.solver import (
     build_schedule,
     check_resumable,
     clip_gradients,
+    mixed_precision,
 )
 from mrssl.errors import MrsslError
 
@@ -171,3 +172,27 @@ def test_norm_layers_have_a_weight_decay_of_their_own(norm: nn.Module) -> None:
     decay = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
     found = {name: decay[id(parameter)] for name, parameter in model.named_parameters()}
     assert found == {"conv.weight": 0.1, "conv.bias": 0.1, "norm.weight": 0.2, "norm.bias": 0.2}
+
+
+@pytest.mark.skipif(not hasattr(torch.cpu, "get_capabilities"), reason="torch before 2.11")
+@pytest.mark.parametrize(
+    ("capabilities", "dtype", "half"),
+    [
+        ({"avx512_bf16": True, "amx_bf16": True}, "auto", True),
+        ({"avx512_bf16": True}, "auto", False),  # no faster there
+        ({}, "auto", False),
+        ({}, "bfloat16", True),  # as asked for
+    ],
+)
+def test_half_precision_on_cpus_where_it_pays(
+    monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, bool], dtype: str, half: bool
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    cfg = get_cfg()
+    cfg.SOLVER.AMP.ENABLED = True
+    cfg.MRSSL.SOLVER.AMP_DTYPE = dtype
+    context, scaler = mixed_precision(cfg, torch.device("cpu"))
+    with context():
+        product = torch.ones(2, 2) @ torch.ones(2, 2)
+    assert product.dtype == (torch.bfloat16 if half else torch.float32)
+    assert scaler is None

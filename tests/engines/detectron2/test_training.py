@@ -175,8 +175,8 @@ def test_transferred_parameters_stay_frozen_as_long_as_told(
 
 def test_mixed_precision_trains_on_a_cpu_too(make_config: MakeConfig, tmp_path: Path) -> None:
     cfg = make_config(
-        "pretrain", tmp_path, "SOLVER.AMP.ENABLED", True, "SOLVER.MAX_ITER", 2,
-        "DATASETS.TEST", "()",
+        "pretrain", tmp_path, "SOLVER.AMP.ENABLED", True, "MRSSL.SOLVER.AMP_DTYPE", "bfloat16",
+        "SOLVER.MAX_ITER", 2, "DATASETS.TEST", "()",
     )  # fmt: skip
     run(cfg)
     model = load_checkpoint(tmp_path / "model_final.pth")["model"]
