@@ -21,6 +21,8 @@ from mrssl.structures.volume import check_affine
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
 #: Slices closer than this (mm) are at the same place.
 _SAME_PLACE = 1e-3
+#: More than this share of all places are those of a whole volume.
+_MOST_PLACES = 0.75
 #: Largest sideways shift of a slice, in pixels, that counts as straight.
 _ASIDE = 0.5
 #: Largest deviation of a slice distance from the median, as a share, that counts as even.
@@ -54,7 +56,8 @@ def group_slices(slices: Sequence[SliceHeader]) -> list[list[SliceHeader]]:
     """Split slices into volumes; each ordered by position along the normal.
 
     First by everything that must agree (series, echo, b-value, ...), then by orientation, then
-    repeats at one position are told apart by acquisition, trigger time, or order of numbering.
+    repeats at the same positions, or at positions a little beside them, are told apart by
+    acquisition or trigger time, or those at the same positions by order of numbering.
     """
     groups: OrderedDict[object, list[list[SliceHeader]]] = OrderedDict()
     for item in slices:
@@ -75,18 +78,56 @@ def _parallel(a: Plane | None, b: Plane | None) -> bool:
 
 
 def _split(cluster: list[SliceHeader]) -> list[list[SliceHeader]]:
-    """Tell repeats at one position apart; order each volume."""
+    """Tell repeats of a volume apart; order each."""
     places = _by_place(cluster)
     count = len(places[0])
-    if len(places) == len(cluster) or any(len(place) != count for place in places):
-        return [[item for place in places for item in place]]
     for index in range(len(cluster[0].repeat)):
-        values = sorted({v for s in cluster if (v := s.repeat[index]) is not None})
-        split = [[s for p in places for s in p if s.repeat[index] == v] for v in values]
-        if len(values) == count and all(len(part) == len(places) for part in split):
-            return split
+        values = {item.repeat[index] for item in cluster}
+        if None in values or len(values) < 2:
+            continue
+        parts = [
+            [item for place in places for item in place if item.repeat[index] == value]
+            for value in sorted(v for v in values if v is not None)
+        ]
+        if _are_repeats(parts, places):
+            return parts
+    if count == 1 or any(len(place) != count for place in places):
+        return [[item for place in places for item in place]]
     ordered = [sorted(place, key=_numbering) for place in places]
     return [[place[k] for place in ordered] for k in range(count)]
+
+
+def _are_repeats(parts: list[list[SliceHeader]], places: list[list[SliceHeader]]) -> bool:
+    """Whether each part is a volume, of which slices may be missing, and not a share of one.
+
+    The acquisition number may be another for every second slice of one volume, too.
+
+    Args:
+        parts: all slices, those of one acquisition together, in the order of the places.
+        places: all slices, those at one place together.
+    """
+    if any(len(_by_place(part)) < len(part) for part in parts):
+        return False
+    if len(places) < sum(map(len, parts)):
+        return max(map(len, parts)) > _MOST_PLACES * len(places)
+    # No two at one place, but the patient or the header may have moved a little between repeats.
+    apart = _distances([place[0] for place in places])
+    return not _are_even(apart) and all(
+        len(part) > 2
+        and _are_even(_distances(part))
+        and _distances(part).sum() > _MOST_PLACES * apart.sum()
+        for part in parts
+    )
+
+
+def _distances(slices: Sequence[SliceHeader]) -> np.ndarray:
+    """Along the normal, mm, from each slice to the next; none where no place is known."""
+    positions = [item.plane.position @ item.plane.normal for item in slices if item.plane]
+    return np.diff(np.array(positions, np.float64))
+
+
+def _are_even(distances: np.ndarray) -> bool:
+    return bool((np.abs(distances / np.median(distances) - 1) <= _UNEVEN).all())
 
 
 def _numbering(item: SliceHeader) -> tuple[int, str, int]:

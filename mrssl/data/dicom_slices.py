@@ -229,8 +229,9 @@ def _slices(path: str, header: Header) -> list[SliceHeader]:
         if shared is not None:
             values |= _group_values(shared)
         return [
-            replace(_slice(path, values | _group_values(group), pixels), frame=i, number=i)
+            replace(item, frame=i, number=i if frames > 1 else item.number)
             for i, group in enumerate(per_frame)
+            for item in [_slice(path, values | _group_values(group), pixels)]
         ]
     item = _slice(path, values, pixels)
     return _mosaic_tiles(item, values) if "MOSAIC" in item.tags.get("ImageType", "") else [item]

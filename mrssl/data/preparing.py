@@ -20,7 +20,7 @@ from mrssl.data.cases import Case, parse_dataset_path, read_splits
 from mrssl.data.descriptions import Description, describe
 from mrssl.data.files import read_json
 from mrssl.data.itk import itk_format, voxel_file
-from mrssl.data.label_files import read_label
+from mrssl.data.label_files import check_label, read_label
 from mrssl.data.normalization import intensity_window, normalize
 from mrssl.data.sources import read_source, volume_slice_axis
 from mrssl.data.store import (
@@ -252,6 +252,7 @@ def _convert(
         volume = read_source(source).take_slices(volume_slice_axis(source, slice_axis))
         label = None
         if case.label_file:
+            _label_fault(case)  # in the store both have one affine: it is now or never
             label = read_label(case.label_file, volume.affine, volume.shape)
     except MrsslError as error:
         return key, str(error)
@@ -274,6 +275,15 @@ def _convert(
     return key, ""
 
 
+def _label_fault(case: Case) -> list[str]:
+    """What is doubtful about the place of a label; raises where it may be mirrored."""
+    source = case.source
+    if not case.label_file:
+        return []
+    fault = check_label(case.label_file, source.path, source.affine, source.shape)
+    return [fault] if fault else []
+
+
 def _write_entry(output: Path, entry: dict[str, Any]) -> None:
     write_text(output / _DONE / f"{entry['key']}.json", json.dumps(entry))
 
@@ -285,7 +295,7 @@ def _described(case: Case, mask: PathMask) -> dict[str, Any]:
         "case": mask.cover(case.name),
         "subject": mask.cover(source.subject),
         "tags": {name: mask.cover(text) for name, text in source.tags.items()},
-        "faults": list(source.faults),
+        "faults": [*source.faults, *_label_fault(case)],
     }
 
 

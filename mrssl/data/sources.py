@@ -33,7 +33,7 @@ from mrssl.structures.volume import Volume, affine_spacing, resolve_slice_axis
 
 #: BIDS subject at the start of a file name.
 _BIDS_SUBJECT = re.compile(r"^(sub-[A-Za-z0-9]+)")
-#: nnU-Net channel number at the end of a case's file name.
+#: nnU-Net channel number at the end of a case's file name; or any number of four digits.
 _CHANNEL = re.compile(r"_\d{4}$")
 #: Fault of a DICOM volume whose subject neither its header nor a pattern names.
 _GUESSED = (
@@ -226,14 +226,21 @@ def stored_source(path: str, entry: dict[str, Any]) -> VolumeSource:
 
 
 def subject_of_file(path: str | Path) -> str:
-    """The subject a file name speaks of: BIDS ``sub-...``, else the name without channel."""
-    name = Path(path).name
+    """The subject a file name speaks of: BIDS ``sub-...``, else the name without channel.
+
+    A number at the end is a channel where channel 0 lies beside the file: ``amos_0507`` is a case.
+    """
+    path = Path(path)
+    name, ending = path.name, ""
     for suffix in (*sorted(NIFTI_SUFFIXES, key=len, reverse=True), *ITK_FORMATS, ".dcm"):
         if name.lower().endswith(suffix):
-            name = name[: -len(suffix)]
+            name, ending = name[: -len(suffix)], name[-len(suffix) :]
             break
     match = _BIDS_SUBJECT.match(name)
-    return match.group(1) if match else _CHANNEL.sub("", name)
+    if match:
+        return match.group(1)
+    case = _CHANNEL.sub("", name)
+    return case if case != name and path.with_name(f"{case}_0000{ending}").exists() else name
 
 
 def volume_slice_axis(source: VolumeSource, axis: str) -> str:

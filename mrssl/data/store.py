@@ -25,7 +25,7 @@ from mrssl.files import replacing
 from mrssl.structures.volume import Volume
 
 INDEX_NAME = "dataset.json"
-STORE_VERSION = 1
+STORE_VERSION = 2
 #: Memory maps kept open by a process.
 _MAX_OPEN = 64
 _EXACT_TYPES = (np.uint8, np.int16, np.uint16, np.int32)
