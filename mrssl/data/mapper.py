@@ -43,6 +43,10 @@ _TRAIN, _EVALUATE = 0, 1
 class SliceMapper:
     """Read, stack neighbours, crop, resize, augment and, while pretraining, distort one slice.
 
+    What is to be larger than it was scanned is enlarged when it has been distorted: an enlarged
+    slice has no detail of its own, and noise or an edge drawn on its finer grid would be found by
+    that alone, in whatever tissue.
+
     Everything random follows from ``(seed, epoch, image_id)``: the sample is the same in whatever
     worker or process it is made, and after any resume. Evaluation draws from seed 0 and epoch 0,
     and where the curricula end, so that figures of different runs are of the same samples.
@@ -161,7 +165,8 @@ class SliceMapper:
             while pretraining ``clean`` as ``image``, ``types`` float32 (N, K), ``to_volume`` (see
             :func:`volume_matrix`), and ``records``, ``donor`` (the slice that foreign tissue
             came from, by ``SLICE_KEYS``) and ``view`` (how both slices are shown, see
-            :meth:`show`), from which :func:`mrssl.distortions.replay` makes ``image`` again;
+            :meth:`show`), from which :func:`mrssl.distortions.replay` and :meth:`enlarge` make
+            ``image`` again;
             ``skipped``, a list with the (name, reason) of the donor, only where the one drawn could
             not be read; and the dict's own metadata (``height``, ``width`` while pretraining those
             of ``image``, since the ground truth is made on its grid).
@@ -177,7 +182,12 @@ class SliceMapper:
         size = int(self.min_sizes[rng.integers(len(self.min_sizes))])
         change = self.augmentation.sample(rng) if self.augmentation else None
         window = window_to_shares((rows, columns), whole)
-        view = {"window": window, "size": size, "augmentation": change}
+        view: dict[str, Any] = {"window": window, "size": size, "augmentation": change}
+        if self.distorter is not None:
+            lengths = len(range(whole[0])[rows]), len(range(whole[1])[columns])
+            larger = resized_shape(lengths, size, self.max_size)
+            enlarged = larger[0] * larger[1] > lengths[0] * lengths[1]
+            view |= {"size": min(lengths), "enlarged": larger} if enlarged else {"enlarged": None}
         image = self.show(image, view)
         height, width = image.shape[1:]
 
@@ -192,11 +202,14 @@ class SliceMapper:
             pixels = self.show(pixels, view)
             iteration = iteration if self.training else sys.maxsize
             result = self.distorter(image, rng, donor=pixels, iteration=iteration)
+            masks = self.enlarge(result.masks, view)
+            height, width = masks.shape[1:]
+            grown = np.diag([width / image.shape[2], height / image.shape[1], 1.0])
             sample |= {
-                "image": result.image * np.float32(INTENSITY_SCALE),
-                "clean": result.clean * np.float32(INTENSITY_SCALE),
-                "boxes": result.boxes,
-                "masks": result.masks,
+                "image": self.enlarge(result.image, view) * np.float32(INTENSITY_SCALE),
+                "clean": self.enlarge(result.clean, view) * np.float32(INTENSITY_SCALE),
+                "boxes": boxes_of_masks(masks),
+                "masks": masks,
                 "classes": np.zeros(len(result.boxes), np.int64),
                 "types": result.types,
                 "records": result.records,
@@ -205,7 +218,11 @@ class SliceMapper:
                 "height": height,
                 "width": width,
                 "to_volume": volume_matrix(
-                    record, whole, (rows, columns), (height, width), self._moved(change, image)
+                    record,
+                    whole,
+                    (rows, columns),
+                    image.shape[1:],
+                    grown @ self._moved(change, image),
                 ),
             }
             return sample
@@ -233,14 +250,15 @@ class SliceMapper:
         return volume[index.clip(0, len(volume) - 1)]
 
     def show(self, image: np.ndarray, view: Mapping[str, Any]) -> np.ndarray:
-        """Crop, resize and augment a slice.
+        """Crop, resize and augment a slice, as it is to be distorted.
 
         Args:
             image: float32 (C, H', W') in [0, 1], from :meth:`stack`.
             view: of a sample of this mapper, also after a round trip through JSON: ``window``,
                 first and last row and column as shares of the sides, since a donor may be of
-                another size; ``size`` of the shorter side, as in :func:`resized_shape`; and
-                ``augmentation``, from :meth:`SliceAugmentation.sample`, or None.
+                another size; ``size`` of the shorter side, as in :func:`resized_shape`;
+                ``augmentation``, from :meth:`SliceAugmentation.sample`, or None; and ``enlarged``,
+                the height and width that :meth:`enlarge` gives, or None.
 
         Returns:
             float32 (C, H, W) in [0, 1].
@@ -251,6 +269,26 @@ class SliceMapper:
         if view["augmentation"] is not None and self.augmentation is not None:
             image = self.augmentation.apply_image(image, view["augmentation"])
         return image
+
+    def enlarge(self, image: np.ndarray, view: Mapping[str, Any]) -> np.ndarray:
+        """A slice or masks from :meth:`show`'s grid to the sample's.
+
+        Args:
+            image: float32 (C, H', W') in [0, 1], or bool (N, H', W').
+            view: as in :meth:`show`.
+
+        Returns:
+            The same (C, H, W) or (N, H, W).
+        """
+        shape = view["enlarged"]
+        if not shape or image.shape[1:] == tuple(shape):
+            return image
+        if image.dtype != bool:
+            return self._resize(image, *shape)
+        masks = np.zeros((len(image), *shape), bool)
+        for mask, small in zip(masks, image, strict=True):
+            mask[:] = self._resize_label(small, *shape)
+        return masks
 
     def _moved(self, change: dict[str, float] | None, image: np.ndarray) -> np.ndarray:
         if change is None or self.augmentation is None:

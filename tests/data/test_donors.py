@@ -195,6 +195,7 @@ def test_a_cropped_and_augmented_sample_is_replayed_too(overrides: tuple[str, ..
         donor, view = json.loads(json.dumps([sample["donor"], sample["view"]]))
         clean, foreign = (mapper.show(mapper.stack(of), view) for of in (record, donor))
         again = replay(clean, sample["records"], donor=foreign)
+        clean, again = mapper.enlarge(clean, view), mapper.enlarge(again, view)
         assert np.array_equal(clean * np.float32(INTENSITY_SCALE), sample["clean"])
         assert np.array_equal(again * np.float32(INTENSITY_SCALE), sample["image"])
         distorted += len(sample["boxes"])

@@ -8,6 +8,7 @@ import pytest
 
 from mrssl.config import ConfigError, load_cfg
 from mrssl.data.augmentation import SliceAugmentation
+from mrssl.data.labels import boxes_of_masks
 from mrssl.data.mapper import INTENSITY_SCALE, SliceMapper, resized_shape
 from mrssl.distortions import replay
 
@@ -108,6 +109,33 @@ def test_a_distorted_sample_is_annotated_and_can_be_replayed() -> None:
     assert sample["donor"]["slice_index"] != 2
 
 
+def test_what_is_enlarged_is_distorted_before() -> None:
+    """Each row and column is a mixture of the scan's: no distortion has finer detail."""
+    mapper = pretext("INPUT.MIN_SIZE_TRAIN", "(96,)", "MRSSL.PRETEXT.CLEAN_SHARE", 0.0)
+    down, across = (
+        cv2.resize(np.eye(n), (n, 2 * n), interpolation=cv2.INTER_LINEAR) for n in (48, 56)
+    )
+    found = 0
+    for epoch in range(4):
+        sample = mapper(record(2), epoch=epoch)
+        assert sample["image"].shape == sample["clean"].shape == (3, 96, 112)
+        assert (sample["height"], sample["width"]) == (96, 112)
+        for image in (sample["image"][1], sample["clean"][1]):
+            scanned = np.linalg.pinv(down) @ image @ np.linalg.pinv(across).T
+            np.testing.assert_allclose(down @ scanned @ across.T, image, atol=1e-2)
+        masks = sample["masks"]
+        assert masks.shape == (len(sample["boxes"]), 96, 112)
+        assert np.array_equal(masks, masks[:, ::2, ::2].repeat(2, 1).repeat(2, 2))
+        assert np.array_equal(sample["boxes"], boxes_of_masks(masks))
+        changed = np.abs(sample["image"] - sample["clean"]).max(0) > 1
+        assert changed[masks.any(0)].mean() > 0.5
+        # Beyond them only what lies between a changed pixel of the scan and an unchanged one.
+        grown = cv2.dilate(np.uint8(masks.any(0)), np.ones((3, 3), np.uint8))
+        found += len(masks)
+        assert changed[grown == 0].mean() < 0.02
+    assert found >= 4
+
+
 @pytest.mark.parametrize("flip", ["none", "horizontal", "vertical"])
 def test_a_sample_knows_where_in_the_volume_its_pixels_lie(flip: str) -> None:
     mapper = pretext(
@@ -121,11 +149,12 @@ def test_a_sample_knows_where_in_the_volume_its_pixels_lie(flip: str) -> None:
     mapper.cache.volume = np.stack([rows / 48, columns / 56] * 4).astype(np.float32)
     for epoch in range(8):
         sample = mapper(record(1, spacing=[4.0, 2.0, 3.0], num_slices=8), epoch=epoch)
-        # A flip makes the warped edges, where black was mixed in, the only dark ones.
+        # A flip makes the warped edges, where black was mixed in, the only dark ones: one
+        # pixel of the scan, four times as large at most, and what lies between it and the next.
         down, right = sample["clean"][0] / 255 * 48, sample["clean"][1] / 255 * 56
         y, x = np.mgrid[: down.shape[0], : down.shape[1]] + 0.5
         mm = np.einsum("ij,jhw->ihw", sample["to_volume"], np.stack([x, y, np.ones_like(x)]))
-        inner = cv2.erode(np.uint8((down > 0.6) & (right > 0.6)), np.ones((5, 5)), borderValue=0)
+        inner = cv2.erode(np.uint8((down > 0.6) & (right > 0.6)), np.ones((19, 19)), borderValue=0)
         inside = (inner > 0) & (down < 47) & (right < 55)
         assert inside.sum() > 500
         np.testing.assert_allclose(mm[0][inside], (right[inside] - 28) * 3, atol=1.0)
