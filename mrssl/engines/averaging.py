@@ -107,12 +107,20 @@ def load_saved_weights(
         average.n_averaged.fill_(int(content[UPDATES]))
         content = {**content, "model": content[UNAVERAGED]}
     load_strict(model, content, names=names, where=where)
+    begin_average(model, average)
+
+
+def begin_average(model: nn.Module, average: WeightAverage | None) -> None:
+    """Make an average of no update yet what it is one of: it may be scored or saved as it is."""
+    if average is not None and not average.n_averaged:
+        average.module.load_state_dict(model.state_dict())
 
 
 __all__ = [
     "UNAVERAGED",
     "UPDATES",
     "WeightAverage",
+    "begin_average",
     "build_average",
     "load_saved_weights",
     "weights_to_save",

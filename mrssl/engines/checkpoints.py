@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from mrssl.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from mrssl.engines.distributed import gather_objects
 from mrssl.errors import MrsslError
 from mrssl.files import reserve, write_text
 
@@ -85,6 +86,30 @@ class RunCheckpoints:
         if skipped:
             raise CheckpointError(f"{self.folder}: nothing to resume from: {'; '.join(skipped)}")
         return None
+
+    def newest_of_all(self) -> tuple[Path, dict[str, Any], list[str]] | None:
+        """As :meth:`newest`, and the same on every process; every process must ask.
+
+        Raises:
+            CheckpointError: as there.
+            MrsslError: processes found different ones, as machines with a disk each do.
+        """
+        found, fault = None, ""
+        try:
+            found = self.newest()
+        except CheckpointError as error:
+            fault = str(error)
+        what = (fault and "none that loads") or (found[0].name if found else "none")
+        seen = gather_objects((what, found[1].get("iteration") if found else None))
+        if fault:
+            raise CheckpointError(fault)
+        if any(other != seen[0] for other in seen):
+            names = ", ".join(sorted({name for name, _ in seen}))
+            raise MrsslError(
+                f"{self.folder}: the processes found different checkpoints to resume from ({names})"
+                ": OUTPUT_DIR must be one folder, of all machines"
+            )
+        return found
 
     def nothing_there(self) -> str:
         """What a run says that was to be resumed and finds no checkpoint, in words."""

@@ -37,13 +37,16 @@ def get_metric(results: Mapping[str, Mapping[str, float]], name: str) -> float:
 def is_better(name: str, value: float, best: float | None) -> bool:
     """Whether ``value`` of the metric ``"task/metric"`` beats ``best`` (None: nothing yet).
 
-    Distances and what is false or missed are better low, everything else high; nan beats nothing.
+    Distances, losses and what is false or missed are better low, everything else high; nan beats
+    nothing.
     """
     if math.isnan(value):
         return False
     if best is None or math.isnan(best):
         return True
-    lower = not _LOWER_IS_BETTER.isdisjoint(name.split("/", 1))
+    metric = name.rpartition("/")[2]
+    loss = metric.startswith("loss") or metric.endswith("loss")
+    lower = loss or not _LOWER_IS_BETTER.isdisjoint(name.split("/", 1))
     return value < best if lower else value > best
 
 

@@ -5,7 +5,12 @@ import torch
 from torch import nn
 
 from mrssl.config import get_cfg
-from mrssl.engines.averaging import WeightAverage, build_average
+from mrssl.engines.averaging import (
+    WeightAverage,
+    build_average,
+    load_saved_weights,
+    weights_to_save,
+)
 
 
 def drifting(step: int, model: nn.Module) -> None:
@@ -45,3 +50,13 @@ def test_a_long_average_forgets_the_start_of_a_short_run() -> None:
 
 def test_it_is_off_by_default() -> None:
     assert build_average(get_cfg(), nn.Linear(1, 1)) is None
+
+
+def test_before_its_first_update_it_is_what_was_loaded() -> None:
+    """It may be scored or saved at once: the start of a run, or one that has no iteration left."""
+    model, other = nn.Linear(3, 2), nn.Linear(3, 2)
+    average = WeightAverage(model, decay=0.9)
+    load_saved_weights(model, average, {"model": other.state_dict()})
+    saved = weights_to_save(model, average)
+    assert torch.equal(saved["model"]["weight"], other.weight)
+    assert saved["averaged_updates"] == 0  # and the first update takes over what is there then

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from mrssl.checkpoint import CheckpointError
@@ -117,3 +119,36 @@ def test_a_reservation_leaves_nothing_behind(tmp_path: Path) -> None:
     assert files(tmp_path) == []
     with pytest.raises(MrsslError, match="cannot be written"):
         reserve(tmp_path / "nowhere", 1)
+
+
+def _found(rank: int, folders: list[str], queue: Any) -> None:
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folders[0]}/meet", rank=rank, world_size=2
+    )
+    try:
+        found = RunCheckpoints(Path(folders[rank]), needed=()).newest_of_all()
+        queue.put(found and found[0].name)
+    except MrsslError as error:
+        queue.put(str(error))
+    finally:
+        dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_processes_resume_from_one_checkpoint_or_not_at_all(tmp_path: Path, shared: bool) -> None:
+    """Machines with a disk each would average gradients of two models."""
+    saved(tmp_path, 1)
+    (tmp_path / "other").mkdir()
+    folders = [str(tmp_path), str(tmp_path if shared else tmp_path / "other")]
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    workers = [context.Process(target=_found, args=(rank, folders, queue)) for rank in (0, 1)]
+    for worker in workers:
+        worker.start()
+    told = [queue.get(timeout=120) for _ in workers]
+    for worker in workers:
+        worker.join()
+    if shared:
+        assert told == ["model_0000000.pth"] * 2
+    else:
+        assert all("different checkpoints" in line and "one folder" in line for line in told)

@@ -35,6 +35,8 @@ def test_higher_is_better_but_not_for_distances() -> None:
     assert is_better("hd95/hd95-L1", 3.0, 4.0)
     assert not is_better("assd/assd", 4.0, 3.0)
     assert is_better("restoration/false-change", 0.01, 0.02)
+    assert is_better("validation/total_loss", 0.5, 1.0)
+    assert not is_better("validation/loss_mask", 1.0, 0.5)
     assert is_better("dice/dice", 0.0, None)
     assert is_better("dice/dice", 0.0, NAN)
     assert not is_better("dice/dice", NAN, None)

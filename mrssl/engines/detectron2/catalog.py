@@ -35,7 +35,8 @@ def register_mri(
     Args:
         name: as it stands in ``DATASETS.TRAIN``.
         path: a folder of DICOM or NIfTI, or ``dataset.json``, or ``dataset.json:split``.
-        labeled: False ignores labels; None takes them where there are any.
+        labeled: False ignores labels; None takes them where there are any, and leaves out scans
+            without one.
         options: further arguments of :func:`mrssl.data.load_dataset`. A trainer of your own sees
             slices by these; for those of a configuration with the node ``MRSSL`` give
             ``**dataset_options(cfg)`` of :mod:`mrssl.data`. ``MRITrainer`` takes them from its
@@ -56,6 +57,8 @@ def register_mri(
 
     # Headers only: names and values of the classes must be known before the slices are asked for.
     header = load_dataset(path, labeled=labeled, **options | {"min_foreground": 0.0})
+    if labeled is None and header.class_names:
+        labeled = True  # Detectron2's loaders want annotations of every slice, or of none
     classes = header.class_names or [DISTORTED]
     metadata = {
         "thing_classes": classes,

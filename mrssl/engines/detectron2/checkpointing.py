@@ -18,6 +18,7 @@ from mrssl.checkpoint import (
 )
 from mrssl.engines.averaging import UNAVERAGED, WeightAverage, load_saved_weights, weights_to_save
 from mrssl.engines.checkpoints import BEST, RunCheckpoints
+from mrssl.engines.detectron2.hooks import BestCheckpointer
 
 
 class MRICheckpointer(DetectionCheckpointer):
@@ -146,11 +147,25 @@ class MRICheckpointer(DetectionCheckpointer):
             CheckpointError: it cannot be read, or is of another model.
         """
         try:
-            return super().load(path, *args, **kwargs)
+            loaded = super().load(path, *args, **kwargs)
+            self._load_best(loaded.get("iteration"))
+            return loaded
         except AssertionError as error:  # fvcore's way to say that there is no such file
             raise CheckpointError(f"{path}: {error}") from error
         finally:
             self._parsed_url_during_load = None
+
+    def _load_best(self, iteration: Any) -> None:
+        """Tell the trainer's :class:`BestCheckpointer` of an evaluation after this checkpoint.
+
+        Periodic and final checkpoints are saved before the evaluation of the same iteration where
+        the hooks stand as in ``DefaultTrainer``, the best one after it.
+        """
+        best = self.files.best_of(iteration) if "trainer" in self.checkpointables else None
+        state = (best or {}).get("trainer", {}).get("hooks", {}).get(BestCheckpointer.__qualname__)
+        for hook in getattr(self.checkpointables.get("trainer"), "_hooks", ()):
+            if state and isinstance(hook, BestCheckpointer):
+                hook.load_state_dict(state)
 
 
 __all__ = ["MRICheckpointer"]

@@ -11,12 +11,19 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.engine import HookBase
+from detectron2.engine.hooks import EvalHook
 from detectron2.utils.events import EventStorage
 from torch import nn
 
 from mrssl.engines.averaging import WeightAverage
 from mrssl.engines.clock import gpu_memory
-from mrssl.engines.distributed import alone, gather_objects, get_rank, is_main_process
+from mrssl.engines.distributed import (
+    alone,
+    gather_objects,
+    get_rank,
+    is_main_process,
+    share_buffers,
+)
 from mrssl.engines.freezing import TransferFreeze
 from mrssl.engines.signals import StopSignals
 from mrssl.engines.update import seed_step
@@ -112,11 +119,11 @@ class BestCheckpointer(HookBase):
         self.evaluations_since_best = 0
         self._save = save
         self._patience = patience
-        self._seen = -1
+        self._seen, self._found = -1, False
 
     def before_train(self) -> None:
         """See ``HookBase``."""
-        self._seen = self.trainer.start_iter - 1
+        self._seen, self._found = self.trainer.start_iter - 1, False
 
     @property
     def out_of_patience(self) -> bool:
@@ -133,12 +140,14 @@ class BestCheckpointer(HookBase):
     def after_train(self) -> None:
         """See ``HookBase``."""
         self._look()
+        if is_main_process() and self.trainer.iter >= self.trainer.max_iter and not self._found:
+            _LOG.warning("no %s in this run: no best model was kept", self.metric)
 
     def _look(self) -> None:
         value, iteration = self.trainer.storage.latest().get(self.metric, (0.0, -1))
         if iteration <= self._seen or not is_main_process():
             return
-        self._seen = iteration
+        self._seen, self._found = iteration, True
         self.evaluations_since_best += 1
         if is_better(self.metric, float(value), self.best):
             self.best, self.evaluations_since_best = float(value), 0
@@ -152,6 +161,18 @@ class BestCheckpointer(HookBase):
         """The inverse of :meth:`state_dict`."""
         self.best = state["best"]
         self.evaluations_since_best = state["evaluations_since_best"]
+
+
+class Evaluation(EvalHook):
+    """Detectron2's ``EvalHook``, but for a loop that a fault or signal ends in its last iteration.
+
+    That one is not evaluated: its processes are not all there, or have little time left.
+    """
+
+    def after_train(self) -> None:
+        """See ``HookBase``."""
+        if self.trainer.iter >= self.trainer.max_iter:
+            super().after_train()
 
 
 class ValidationLoss(HookBase):
@@ -187,6 +208,7 @@ class ValidationLoss(HookBase):
     def measure(self) -> dict[str, float]:
         """Means over the slices of all processes; ``validation/total_loss`` is their sum."""
         model = self._model if self._model is not None else _bare(self.trainer.model)  # type: ignore[attr-defined]
+        share_buffers(model)
         norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
         modes = [norm.training for norm in norms]
         sums: dict[str, float] = defaultdict(float)

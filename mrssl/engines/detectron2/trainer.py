@@ -20,7 +20,7 @@ from torch import nn
 from mrssl.checkpoint import Provenance, input_differences, load_checkpoint
 from mrssl.config import is_pretraining
 from mrssl.data.loader import Batches, worker_fault
-from mrssl.engines.averaging import build_average, load_saved_weights
+from mrssl.engines.averaging import begin_average, build_average, load_saved_weights
 from mrssl.engines.checkpoints import FINAL, check_room, periodic_name
 from mrssl.engines.datasets import RunData
 from mrssl.engines.detectron2.catalog import load_registered
@@ -33,6 +33,7 @@ from mrssl.engines.detectron2.hooks import (
     AverageWeights,
     BestCheckpointer,
     EarlyStop,
+    Evaluation,
     FreezeTransferred,
     Pictures,
     SeededSteps,
@@ -100,6 +101,7 @@ class MRITrainer(DefaultTrainer):
         self.max_iter = cfg.SOLVER.MAX_ITER
         self._at_end = False  # whether the checkpoint resumed from is a run's final one
         self.transferred: list[str] = []
+        self.pictures: Pictures | None = None  # a subclass may have hooks of its own
         self.bare_model: nn.Module = build_seeded_model(cfg)
         self.average = build_average(cfg, self.bare_model)
         accelerate(cfg, self.bare_model)
@@ -133,10 +135,9 @@ class MRITrainer(DefaultTrainer):
         Raises:
             MrsslError: there are weights, and they cannot be used, or are of other classes.
         """
-        if resume and self.checkpointer.has_checkpoint():
+        newest = self.checkpointer.files.newest_of_all() if resume else None
+        if newest:
             # Which parameters have a learning rate of their own shapes the optimiser's state.
-            newest = self.checkpointer.files.newest()
-            assert newest is not None
             provenance = Provenance.from_dict(newest[1].get("mrssl", {}))
             for line in self.data.class_differences(provenance, str(newest[0])):
                 _LOG.warning(line)
@@ -150,9 +151,6 @@ class MRITrainer(DefaultTrainer):
             self.start_iter = self.iter + 1
             self._at_end = newest[0].name == FINAL
             self._trainer.reset_data_loader(lambda: self._train_loader(self.start_iter))
-            # The final checkpoint was saved before the last evaluation, the best one after it.
-            best = self.checkpointer.files.best_of(self.iter)
-            self._load_best((best or {}).get("trainer", {}).get("hooks", {}))
             ended = any(isinstance(h, BestCheckpointer) and h.out_of_patience for h in self._hooks)
             self.max_iter = self.start_iter if ended else max(self.max_iter, self.start_iter)
             _LOG.info("resumed from %s at iteration %d", newest[0], self.start_iter)
@@ -170,12 +168,7 @@ class MRITrainer(DefaultTrainer):
             for line in input_differences(provenance, self.cfg):
                 _LOG.warning(line)
             self._start_from(report.loaded)
-
-    def _load_best(self, hooks_state: dict[str, Any]) -> None:
-        state = hooks_state.get(BestCheckpointer.__qualname__)
-        for hook in self._hooks:
-            if state and isinstance(hook, BestCheckpointer):
-                hook.load_state_dict(state)
+            begin_average(self.bare_model, self.average)
 
     def _start_from(self, transferred: tuple[str, ...] | list[str]) -> None:
         """Build the optimiser anew for parameters of which some were pretrained."""
@@ -240,7 +233,7 @@ class MRITrainer(DefaultTrainer):
         found.append(self.pictures)
         if self.data.test:
             found += [
-                hooks.EvalHook(period, self.evaluate),
+                Evaluation(period, self.evaluate),
                 ValidationLoss(period, self._validation_batches, model=self.deployed),
                 BestCheckpointer(
                     self.data.best_metric,
@@ -307,7 +300,7 @@ class MRITrainer(DefaultTrainer):
             self.cfg,
             self._last_eval_results,
             engine="detectron2",
-            picture=self.pictures.latest,
+            picture=self.pictures and self.pictures.latest,
             notes=skipped,
             marks=self.data.marks,
         )

@@ -124,7 +124,8 @@ class DistortionROIHeads(RoIHeads):
         proposals, matched, labels, deltas = self.select_training_samples(proposals, targets)
         pooled = self.box_head(self.box_roi_pool(features, proposals, image_shapes))
         count = mean_count(sum(len(label) for label in labels))
-        losses = _box_losses(*self.box_predictor(pooled), labels, deltas, normalizer=count)
+        logits, predicted = self.box_predictor(pooled)
+        losses = _box_losses(logits, predicted, labels, deltas, normalizer=count)
 
         if self.position_head is not None:
             positions: list[SlicePosition] = [t["position"] for t in targets]  # type: ignore[misc]

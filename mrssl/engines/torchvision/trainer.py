@@ -20,7 +20,12 @@ from mrssl.checkpoint import (
     to_detectron2,
 )
 from mrssl.data.loader import Batches
-from mrssl.engines.averaging import build_average, load_saved_weights, weights_to_save
+from mrssl.engines.averaging import (
+    begin_average,
+    build_average,
+    load_saved_weights,
+    weights_to_save,
+)
 from mrssl.engines.checkpoints import FINAL, RunCheckpoints, check_room
 from mrssl.engines.clock import StepClock
 from mrssl.engines.datasets import RunData
@@ -77,7 +82,7 @@ class Trainer:
         self.evaluations_since_best = 0
         self.notes: list[str] = []
 
-        found = self.checkpoints.newest() if resume else None
+        found = self.checkpoints.newest_of_all() if resume else None
         report = None if found else self._initial_weights()
         transferred = set(report.loaded) if report else set()
         if found and found[1].get("transferred"):
@@ -119,6 +124,7 @@ class Trainer:
             where=cfg.MODEL.WEIGHTS,
         )
         self.notes.append(f"{cfg.MODEL.WEIGHTS}, scope {cfg.MRSSL.TRANSFER.SCOPE}:\n{report}")
+        begin_average(self.model, self.average)
         provenance = Provenance.from_dict(content.get("mrssl", {}))
         self.notes += [f"warning: {line}" for line in input_differences(provenance, cfg)]
         return report

@@ -269,3 +269,61 @@ def test_a_terminal_gets_a_bar_and_a_log_gets_lines(monkeypatch: pytest.MonkeyPa
     assert "6/6" in terminal.getvalue()
     assert "7/6" not in terminal.getvalue()
     assert "total_loss" in terminal.getvalue()
+
+
+def test_a_better_model_than_the_last_checkpoint_knew_of_survives_a_resume(tmp_path: Path) -> None:
+    """The order of ``DefaultTrainer``: checkpoint, evaluation, and what is registered after it."""
+    from detectron2.engine import hooks
+
+    from mrssl.engines.detectron2.checkpointing import MRICheckpointer
+    from mrssl.engines.detectron2.hooks import BestCheckpointer
+
+    def train(values: list[float], start: int) -> BestCheckpointer:
+        built = trainer()
+        model = nn.ModuleDict({"backbone": nn.ModuleDict({"fpn_lateral2": nn.Linear(1, 1)})})
+        files = MRICheckpointer(model, str(tmp_path), trainer=built)
+        best = BestCheckpointer("dice/dice", files.save, patience=9)
+        built.register_hooks([hooks.PeriodicCheckpointer(files, 1), scores(values), best])
+        files.resume_or_load("", resume=start > 0)
+        built.train(start, start + len(values))
+        return best
+
+    train([0.5, 0.9], 0)
+    (tmp_path / "model_final.pth").unlink()  # as after a kill
+    (tmp_path / "last_checkpoint").write_text("model_0000001.pth")
+    best = train([0.85], 2)
+    assert best.state_dict() == {"best": 0.9, "evaluations_since_best": 1}
+    assert torch.load(tmp_path / "model_best.pth", weights_only=True)["iteration"] == 1
+
+
+def test_a_metric_that_never_came_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    from mrssl.engines.detectron2.hooks import BestCheckpointer
+
+    trainer(scores([0.1, 0.2]), BestCheckpointer("dice/dise", lambda *a, **k: None)).train(0, 2)
+    assert [r.message for r in caplog.records if "dice/dise" in r.message] == [
+        "no dice/dise in this run: no best model was kept"
+    ]
+
+
+@pytest.mark.parametrize(("fails_at", "evaluated"), [(None, 1), (2, 0)])
+def test_a_loop_that_fails_in_its_last_iteration_is_not_evaluated(
+    fails_at: int | None, evaluated: int
+) -> None:
+    from detectron2.engine import hooks
+
+    from mrssl.engines.detectron2.hooks import Evaluation
+
+    def fail(iteration: int) -> None:
+        if iteration == fails_at:
+            raise FloatingPointError
+
+    seen: list[int] = []
+    built = trainer(
+        hooks.CallbackHook(after_step=lambda t: fail(t.iter)),
+        Evaluation(0, lambda: seen.append(1) or {}),
+    )
+    try:
+        built.train(0, 3)
+    except FloatingPointError:
+        assert fails_at is not None
+    assert len(seen) == evaluated
