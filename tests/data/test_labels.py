@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -16,6 +18,7 @@ from mrssl.data.labels import (
     check_label_geometry,
     instances_of_slice,
 )
+from mrssl.data.preparing import prepare_store
 from mrssl.errors import MrsslError
 from mrssl.structures import Volume
 
@@ -126,6 +129,33 @@ def test_a_label_that_may_be_mirrored_is_refused(write_nifti: Callable) -> None:
         assert np.array_equal(found, volume.array)
     with pytest.raises(MrsslError, match=r"\(RAS; the image's: LPS\), so it may be mirrored"):
         check_label(str(bare), *place)
+
+
+def test_a_label_beside_its_image_is_refused_or_told(
+    write_nifti: Callable[..., Path], tmp_path: Path
+) -> None:
+    """In the store both have one affine, so that nobody could see it any more."""
+    values = np.zeros((4, 5, 6), np.uint8)
+    values[1, 2, 3] = 1
+    affine = np.diag([-1.0, -1.0, 1.0, 1.0])
+    moved = affine.copy()
+    moved[0, 3] = 20
+    cases = []
+    for name, of_label in (("good", affine), ("beside", moved), ("bare", np.eye(4))):
+        image = write_nifti(values.astype(np.int16), f"{name}.nii", affine)
+        label = write_nifti(values, f"labels/{name}.nii", of_label)
+        cases.append({"image": image.name, "label": f"labels/{label.name}"})
+    listed = {"labels": {"background": 0, "organ": 1}, "training": cases}
+    (tmp_path / "dataset.json").write_text(json.dumps(listed))
+    report = prepare_store(tmp_path / "dataset.json", tmp_path / "store")
+    assert report.written == 2
+    ((name, reason),) = report.refused
+    assert name.endswith("bare.nii")
+    assert "may be mirrored" in reason
+    index = json.loads((tmp_path / "store" / "dataset.json").read_text())
+    faults = {entry["case"]: entry["faults"] for entry in index["volumes"]}
+    assert faults["good"] == []
+    assert "20 mm beside its image" in faults["beside"][0]
 
 
 def test_fractions_are_no_labels() -> None:

@@ -142,3 +142,13 @@ def test_colour_is_refused(tmp_path: Path) -> None:
     found = find_volumes(tmp_path)
     assert not found.volumes
     assert "not MRI" in found.refused[0].reason
+
+
+def test_a_number_at_the_end_is_a_channel_where_the_first_one_is_there(
+    write_nifti: Callable[..., Path],
+) -> None:
+    values = np.zeros((4, 5, 6), np.int16)
+    for name in ("amos_0507", "amos_0508", "case_0000", "case_0001", "sub-7_0000"):
+        folder = write_nifti(values, f"{name}.nii.gz").parent
+    subjects = [source.subject for source in find_volumes(folder).volumes]
+    assert subjects == ["amos_0507", "amos_0508", "case", "case", "sub-7"]
