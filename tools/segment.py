@@ -162,10 +162,14 @@ def facts_of_volume(
     }
 
 
+#: Facts in which a volume agrees with what was segmented under its name before.
+_SAME_SCAN = ("data", "path", "series", "subject")
+
+
 def _check_same_data(output: Path, known: Record, facts: Record) -> None:
     """Refuse to replace labels of another data set, whose volumes may have the same names."""
     for name, fact in facts.items():
-        if name in known and any(known[name].get(k) != fact[k] for k in ("data", "path", "series")):
+        if name in known and any(known[name].get(k) != fact[k] for k in _SAME_SCAN):
             raise MrsslError(
                 f"{output}: {name} is there, of another data set; give another folder, one for each"
             )
@@ -356,6 +360,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         write_labels(source, labels, cache.affine(record), record["file_name"])
         known[name] = facts[name]
         _write_json(known, index)
+        if doubts := data.faults.get(key):
+            tqdm.write(f"warning: {name}: {'; '.join(doubts)}")
         sizes = np.multiply(voxels, np.prod(record["spacing"]) / 1000)
         shown = ", ".join(
             f"{label} {size:.1f} ml" for label, size in zip(data.class_names, sizes, strict=True)

@@ -42,6 +42,7 @@ class Provenance:
         normalization_range: the parameters of that, as in ``MRSSL.DATA``.
         neighbor_step: distance of the slices in the outer channels from the middle one, in slices.
         slice_axis: ``MRSSL.DATA.SLICE_AXIS``.
+        planes: in which the training slices lie, of "sagittal", "coronal" and "axial".
         type_names: distortion types, in the order of the type logits.
         class_names: classes, in the order of the class logits.
         class_values: label value, or values, of each class.
@@ -69,6 +70,7 @@ class Provenance:
     normalization_range: tuple[float, ...] = ()
     neighbor_step: int | None = None
     slice_axis: str = ""
+    planes: tuple[str, ...] = ()
     type_names: tuple[str, ...] = ()
     class_names: tuple[str, ...] = ()
     class_values: tuple[int | tuple[int, ...], ...] = ()
@@ -93,6 +95,7 @@ class Provenance:
         intensities: Mapping[str, Any] | None = None,
         class_layout: Mapping[str, Any] | None = None,
         marks: Set[str] = frozenset(),
+        planes: Sequence[str] = (),
         iteration: int | None = None,
     ) -> Provenance:
         """The provenance of a model built from ``cfg`` (either engine's, ``MRSSL`` included).
@@ -114,6 +117,7 @@ class Provenance:
             data=tuple(cover(_data_name(name), marks) for name in cfg.DATASETS.TRAIN),
             intensities=_plain(intensities or {}),
             class_layout=_plain(class_layout or {}),
+            planes=tuple(planes),
             iteration=iteration,
             model_config={
                 "MODEL": _plain(
@@ -317,6 +321,7 @@ _CHECKS = {
     "normalization_range": _numbers,
     "neighbor_step": _count,
     "slice_axis": _text,
+    "planes": _texts,
     "type_names": _texts,
     "class_names": _texts,
     "class_values": _label_values,

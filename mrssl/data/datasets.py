@@ -43,6 +43,8 @@ class Dataset:
         name: for logs and checkpoints; no path in it.
         class_values: the label value, or values, of each class.
         marks: by which its patients' names are recognised (:mod:`mrssl.privacy`).
+        faults: what is doubtful about volumes, by (``file_name``, ``series``); those without are
+            not there.
     """
 
     dicts: list[dict[str, Any]]
@@ -50,6 +52,7 @@ class Dataset:
     name: str
     class_values: list[ClassValues] = field(default_factory=list)
     marks: frozenset[str] = field(default=frozenset(), repr=False)
+    faults: dict[tuple[str, str], tuple[str, ...]] = field(default_factory=dict, repr=False)
 
 
 def dataset_options(cfg: Any) -> dict[str, Any]:
@@ -161,7 +164,8 @@ def load_dataset(
             len(cases),
             cover(", ".join(label_like[:3]), marks) + ", ..." * (len(label_like) > 3),
         )
-    return Dataset(dicts, names, description.name, values if has_labels else [], marks)
+    faults = {(s.path, s.series): s.faults for s in (case.source for case in cases) if s.faults}
+    return Dataset(dicts, names, description.name, values if has_labels else [], marks, faults)
 
 
 def _foreground(

@@ -215,7 +215,10 @@ def _slice_step(group: Sequence[SliceHeader], normal: np.ndarray, faults: list[s
     elif uneven:
         low, high = distances.min(), distances.max()
         faults.append(f"slice distance varies, {low:.3g} to {high:.3g} mm: the mean is used")
-    step = (positions[-1] - positions[0]) / (len(group) - 1)
+    # With gaps that are whole slices the others keep their distance, and what lies before the
+    # first gap its place.
+    steps = len(group) - 1 if uneven else int(whole.sum())
+    step = (positions[-1] - positions[0]) / steps
     along = (positions - positions[0]) @ normal / (step @ normal)
     aside = np.linalg.norm(positions - positions[0] - along[:, None] * step, axis=1).max()
     if aside > _ASIDE * min(group[0].spacing or (1.0, 1.0)):

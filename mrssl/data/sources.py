@@ -244,13 +244,13 @@ def subject_of_file(path: str | Path) -> str:
 
 
 def volume_slice_axis(source: VolumeSource, axis: str) -> str:
-    """The slice axis of a volume, "auto" resolved: DICOM keeps the scanner's.
+    """The slice axis of a volume, "auto" and planes resolved: DICOM keeps the scanner's on "auto".
 
     A volume of a store was sliced when it was prepared: its D is the axis that was asked for then.
     """
     if axis == "auto" and source.format == "dicom":
         return "D"
-    axis = resolve_slice_axis(axis, source.shape, source.spacing)
+    axis = resolve_slice_axis(axis, source.shape, source.affine)
     return "D" if source.format == "store" else axis
 
 

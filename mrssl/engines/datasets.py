@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
@@ -23,10 +23,15 @@ from mrssl.data.labels import ClassValues, overlapping_classes
 from mrssl.data.loader import Batches, EvaluationSet, PositionSampler, SampleStream, build_loader
 from mrssl.data.mapper import SliceMapper
 from mrssl.data.records import PackedRecords, of_readable
-from mrssl.data.splits import shared_subjects
 from mrssl.data.statistics import class_layout, intensity_summary
 from mrssl.engines.classes import check_same_classes, class_differences
 from mrssl.engines.distributed import is_main_process
+from mrssl.engines.doubts import (
+    plane_differences,
+    warn_of_faults,
+    warn_of_namesakes,
+    warn_of_shared,
+)
 from mrssl.errors import MrsslError
 from mrssl.evaluation import (
     DistortionEvaluator,
@@ -38,8 +43,8 @@ from mrssl.evaluation import (
     rehearse,
     segmentation_evaluator,
 )
-from mrssl.privacy import cover
 from mrssl.structures import ClassLayout
+from mrssl.structures.volume import plane_of_slices
 
 _LOG = logging.getLogger(__name__)
 #: Detectron2's default of ``MODEL.ROI_HEADS.NUM_CLASSES``: nobody chose it for MRI.
@@ -66,6 +71,9 @@ class RunData:
             checkpoint that does not say.
         type_names: distortion types; empty but while pretraining.
         marks: by which patients' names are recognised (:mod:`mrssl.privacy`).
+        faults: what is doubtful about volumes, by (``file_name``, ``series``).
+        planes: in which slices lie, of the training data where there are any; see
+            :func:`~mrssl.structures.volume.plane_of_slices`.
 
     Raises:
         MrsslError: a data set that cannot be used, two that name or number different classes, or
@@ -88,6 +96,7 @@ class RunData:
         self._load, self._labeled = load, labeled and not self.pretraining
         self.class_values: list[ClassValues] = []
         self.marks: frozenset[str] = frozenset()
+        self.faults: dict[tuple[str, str], tuple[str, ...]] = {}
         self.class_names: list[str] = ["distorted"] if self.pretraining else []
         if trained is not None and not labeled:
             self.class_names = list(trained.class_names)
@@ -97,7 +106,10 @@ class RunData:
         train = self._describe("DATASETS.TRAIN", training=True) if training else []
         self.train = PackedRecords(train)
         self.test = self._describe("DATASETS.TEST", training=False)
-        self._warn_of_shared(train)
+        planes = {plane_of_slices(record.get("axes", "")) for record in train or self.test}
+        self.planes = sorted(planes - {""})
+        warn_of_shared(train, self.test, self.marks)
+        warn_of_faults(self.faults, self.marks)
         self.train_mapper = self._mapper(training=True, seed=seed)
         self.test_mapper = self._mapper(training=False, seed=seed)
         distorter = self.test_mapper.distorter
@@ -105,30 +117,6 @@ class RunData:
         self.seed = seed
         if training and self.test:
             self._check_best_metric()
-
-    def _warn_of_shared(self, train: list[dict[str, Any]]) -> None:
-        shared = shared_subjects(train, self.test)
-        if shared and is_main_process():
-            _LOG.warning(
-                "%d of the subjects of DATASETS.TEST are in DATASETS.TRAIN too (%s): what is "
-                "measured on them is better than on new ones",
-                len(shared),
-                cover(", ".join(shared[:3]), self.marks) + ", ..." * (len(shared) > 3),
-            )
-
-    def _warn_of_namesakes(
-        self, name: str, before: list[dict[str, Any]], dicts: Sequence[Mapping[str, Any]]
-    ) -> None:
-        """Subjects are told apart by name; of two data sets they may be two."""
-        shared = shared_subjects(before, dicts)
-        if shared and is_main_process():
-            _LOG.warning(
-                "%d subjects of %s are in other data sets of DATASETS.TEST too (%s): each counts "
-                "as one; if they are not the same, rename them",
-                len(shared),
-                cover(name, self.marks),
-                cover(", ".join(shared[:3]), self.marks) + ", ..." * (len(shared) > 3),
-            )
 
     def _check_best_metric(self) -> None:
         """Before hours of training, not at the first evaluation."""
@@ -168,15 +156,17 @@ class RunData:
         if not labeled and not trained.class_names:
             raise ConfigError(f"{cfg.MODEL.WEIGHTS}: does not name its classes")
         data = cls(cfg, training=False, trained=trained, labeled=labeled, load=load)
-        for line in data.class_differences(trained, cfg.MODEL.WEIGHTS) + input_differences(
-            trained, cfg
-        ):
+        for line in data.class_differences(trained, cfg.MODEL.WEIGHTS) + data.differences(trained):
             print(f"warning: {line}")
         return data, content
 
     def class_differences(self, trained: Provenance, where: str) -> list[str]:
         """What a checkpoint's classes are other than the data's: see the function of that name."""
         return class_differences(trained, self.class_names, self.class_values, where=where)
+
+    def differences(self, trained: Provenance) -> list[str]:
+        """A line for each way in which a checkpoint was trained on other slices than these."""
+        return input_differences(trained, self.cfg) + plane_differences(trained, self.planes)
 
     def _describe(self, key: str, *, training: bool) -> list[dict[str, Any]]:
         options = dataset_options(self.cfg)
@@ -190,9 +180,10 @@ class RunData:
             dataset = self._load(name, labeled=self._labeled, **options)
             self._check_classes(f"{key} {name}", dataset)
             self.marks |= dataset.marks
+            self.faults |= dataset.faults
             offset = len(records)
             if not training:
-                self._warn_of_namesakes(name, records, dataset.dicts)
+                warn_of_namesakes(name, records, dataset.dicts, self.marks)
             records += [{**d, "image_id": offset + i} for i, d in enumerate(dataset.dicts)]
         return records
 
@@ -271,6 +262,7 @@ class RunData:
             intensities=self.train_intensities,
             class_layout=layout.to_dict() if layout else None,
             marks=self.marks,
+            planes=self.planes,
             iteration=iteration,
         )
 

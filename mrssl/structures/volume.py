@@ -15,6 +15,8 @@ from nibabel import orientations
 from mrssl.errors import MrsslError
 
 SLICE_AXES = ("D", "H", "W")
+#: Planes of slices, by the anatomical axis that is stepped through.
+PLANES = ("sagittal", "coronal", "axial")
 
 #: Radiological display of a slice: (slices, rows, columns) run to these sides, by the anatomical
 #: axis that is stepped through. Sagittal: left side last, rows down, columns to the back.
@@ -76,9 +78,9 @@ class Volume:
         follows.
 
         Args:
-            axis: ``"D"``, ``"H"``, ``"W"``, or ``"auto"`` (see :func:`resolve_slice_axis`).
+            axis: ``"D"``, ``"H"``, ``"W"``, a plane or ``"auto"`` (see :func:`resolve_slice_axis`).
         """
-        flips = display_transform(self.affine, resolve_slice_axis(axis, self.shape, self.spacing))
+        flips = display_transform(self.affine, resolve_slice_axis(axis, self.shape, self.affine))
         return self.reoriented(flips)
 
     def reoriented(self, transform: np.ndarray) -> Volume:
@@ -109,21 +111,38 @@ def affine_axes(affine: np.ndarray) -> str:
     return "".join(orientations.aff2axcodes(affine))
 
 
-def resolve_slice_axis(axis: str, shape: tuple[int, ...], spacing: tuple[float, ...]) -> str:
-    """Turn ``"auto"`` into ``"D"``, ``"H"`` or ``"W"``.
+def plane_of_slices(axes: str) -> str:
+    """Which of :data:`PLANES` slices lie in whose array axes run to ``axes``, such as "SPL"."""
+    ends = dict(zip("LRPASI", np.repeat(PLANES, 2).tolist(), strict=True))
+    return ends.get(axes[:1], "")
 
-    An axis with a single voxel is the slice axis (a lone slice); else the one with the coarsest
-    spacing, the first of equals (to 1 %) in D, H, W order.
+
+def resolve_slice_axis(axis: str, shape: tuple[int, ...], affine: np.ndarray) -> str:
+    """Turn ``"auto"``, or one of :data:`PLANES`, into ``"D"``, ``"H"`` or ``"W"``.
+
+    "auto" is an axis with a single voxel (a lone slice), else the one with the coarsest spacing,
+    the first of equals (to 1 %) in D, H, W order. A plane is the axis that runs across it, or
+    nearest to that.
+
+    Args:
+        axis: of these, or "D", "H" or "W", which stay.
+        shape: (D, H, W).
+        affine: (4, 4), voxel to RAS+ mm.
 
     Raises:
         MrsslError: another name of an axis.
     """
     if axis in SLICE_AXES:
         return axis
+    if axis in PLANES:
+        anatomical = orientations.io_orientation(affine)[:, 0]
+        return SLICE_AXES[anatomical.tolist().index(PLANES.index(axis))]
     if axis != "auto":
-        raise MrsslError(f"slice axis {axis!r}: one of auto, {', '.join(SLICE_AXES)} is needed")
+        known = ", ".join(("auto", *PLANES, *SLICE_AXES))
+        raise MrsslError(f"slice axis {axis!r}: one of {known} is needed")
     if 1 in shape:
         return SLICE_AXES[shape.index(1)]
+    spacing = affine_spacing(affine)
     coarse = max(spacing) * (1 - _SPACING_TOLERANCE)
     return next(name for name, mm in zip(SLICE_AXES, spacing, strict=True) if mm >= coarse)
 
@@ -182,6 +201,7 @@ def transformed_geometry(
 
 
 __all__ = [
+    "PLANES",
     "SLICE_AXES",
     "Volume",
     "affine_axes",
@@ -189,6 +209,7 @@ __all__ = [
     "check_affine",
     "display_transform",
     "matching_transform",
+    "plane_of_slices",
     "resolve_slice_axis",
     "transformed_geometry",
     "turn_vectors",

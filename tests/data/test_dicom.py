@@ -151,6 +151,7 @@ def test_geometry_faults_are_reported(write_series: Callable) -> None:
     assert _faults(folder) == ""
     (folder / "0003.dcm").unlink()
     assert "1 slices missing" in _faults(folder)
+    assert find_volumes(folder).volumes[0].spacing[0] == pytest.approx(2.5)  # and no mean
 
     folder = write_series(voxels(), "duplicate")
     (folder / "copy.dcm").write_bytes((folder / "0003.dcm").read_bytes())

@@ -5,10 +5,16 @@ import itertools
 import nibabel as nib
 import numpy as np
 import pytest
+from nibabel.orientations import axcodes2ornt, inv_ornt_aff, ornt_transform
 
 from mrssl.errors import MrsslError
 from mrssl.structures import Volume
-from mrssl.structures.volume import matching_transform, resolve_slice_axis
+from mrssl.structures.volume import (
+    affine_axes,
+    matching_transform,
+    plane_of_slices,
+    resolve_slice_axis,
+)
 
 AXES = "DHW"
 
@@ -92,7 +98,21 @@ def test_taking_slices_twice_changes_nothing() -> None:
     ],
 )
 def test_auto_is_the_coarsest_axis(shape: tuple, spacing: tuple, axis: str) -> None:
-    assert resolve_slice_axis("auto", shape, spacing) == axis
+    assert resolve_slice_axis("auto", shape, np.diag([*spacing, 1.0])) == axis
+
+
+@pytest.mark.parametrize("codes", ["RAS", "LPS", "SPL", "AIR", "PIL"])
+def test_a_plane_is_that_of_the_patient_whatever_the_order_of_axes(codes: str) -> None:
+    affine = inv_ornt_aff(ornt_transform(axcodes2ornt("RAS"), axcodes2ornt(codes)), (4, 5, 6))
+    assert affine_axes(affine) == codes
+    for plane, sides in {"sagittal": "LR", "coronal": "AP", "axial": "IS"}.items():
+        axis = resolve_slice_axis(plane, (4, 5, 6), affine)
+        assert codes["DHW".index(axis)] in sides
+        shown = Volume(np.zeros((4, 5, 6)), affine).take_slices(plane)
+        assert plane_of_slices(affine_axes(shown.affine)) == plane
+    assert plane_of_slices("") == ""
+    with pytest.raises(MrsslError, match="one of auto, sagittal, coronal, axial, D, H, W"):
+        resolve_slice_axis("oblique", (4, 5, 6), affine)
 
 
 def test_array_is_contiguous_float32() -> None:

@@ -17,7 +17,7 @@ from detectron2.utils.events import EventWriter, TensorboardXWriter
 from fvcore.common.config import CfgNode
 from torch import nn
 
-from mrssl.checkpoint import Provenance, input_differences, load_checkpoint
+from mrssl.checkpoint import Provenance, load_checkpoint
 from mrssl.config import is_pretraining
 from mrssl.data.loader import Batches, worker_fault
 from mrssl.engines.averaging import begin_average, build_average, load_saved_weights
@@ -165,7 +165,7 @@ class MRITrainer(DefaultTrainer):
                 type_names=self.data.type_names or None,
             )
             provenance = Provenance.from_dict(content.get("mrssl", {}))
-            for line in input_differences(provenance, self.cfg):
+            for line in self.data.differences(provenance):
                 _LOG.warning(line)
             self._start_from(report.loaded)
             begin_average(self.bare_model, self.average)

@@ -14,7 +14,6 @@ from torch.nn.parallel import DistributedDataParallel
 from mrssl.checkpoint import (
     LoadReport,
     Provenance,
-    input_differences,
     load_checkpoint,
     load_for_transfer,
     to_detectron2,
@@ -126,7 +125,7 @@ class Trainer:
         self.notes.append(f"{cfg.MODEL.WEIGHTS}, scope {cfg.MRSSL.TRANSFER.SCOPE}:\n{report}")
         begin_average(self.model, self.average)
         provenance = Provenance.from_dict(content.get("mrssl", {}))
-        self.notes += [f"warning: {line}" for line in input_differences(provenance, cfg)]
+        self.notes += [f"warning: {line}" for line in self.data.differences(provenance)]
         return report
 
     def _restore(self, path: Path, content: dict[str, Any], skipped: list[str]) -> None:
