@@ -6,6 +6,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
+import numpy as np
 from tabulate import tabulate
 
 from few_labels_bench import Row
@@ -38,6 +39,19 @@ def gain(cell: Mapping[int, Row], baseline: Mapping[int, Row], key: str = "dice"
     """Paired difference with a baseline over the seeds that both have."""
     ours, theirs = (
         {seed: math.nan if row[key] is None else row[key] for seed, row in rows.items()}
+        for rows in (cell, baseline)
+    )
+    return paired_interval(ours, theirs)
+
+
+def gain_over_subjects(cell: Mapping[int, Row], baseline: Mapping[int, Row]) -> Interval:
+    """Paired difference in Dice over the test subjects, the mean of the common seeds of each."""
+    seeds = [seed for seed in cell if seed in baseline]
+    ours, theirs = (
+        {
+            subject: float(np.mean([rows[seed]["dice_per_subject"][subject] for seed in seeds]))
+            for subject in (rows[seeds[0]].get("dice_per_subject") or {} if seeds else {})
+        }
         for rows in (cell, baseline)
     )
     return paired_interval(ours, theirs)

@@ -9,7 +9,15 @@ from typing import Any
 
 from few_labels_bench import Row
 from few_labels_curves import curves, to_scratch
-from few_labels_grid import Grid, gain, grid_of, labels_of, markdown_table, over_seeds
+from few_labels_grid import (
+    Grid,
+    gain,
+    gain_over_subjects,
+    grid_of,
+    labels_of,
+    markdown_table,
+    over_seeds,
+)
 from few_labels_plan import SCRATCH
 from few_labels_provenance import DIGITS, MARKS, apart, mixed_cells, provenance_table
 
@@ -57,6 +65,8 @@ def markdown(
             parts += [f"## Difference in Dice with {baseline}"]
             parts += [_difference_note(baseline, others, grid[baseline])]
             parts += [_differences(others, grid[baseline], "dice")]
+            if subjects := _over_subjects(others, grid[baseline]):
+                parts += [_SUBJECTS_NOTE, subjects]
             parts += ["And in mask AP, which knows no threshold of scores and forgives no name:"]
             parts += [_differences(others, grid[baseline], "ap")]
     parts += ["## Further figures", _FURTHER_NOTE, _further(grid, labels)]
@@ -73,6 +83,13 @@ _FURTHER_NOTE = (
     "missed altogether is the volume's diagonal. To scratch: iterations after which Dice on held-"
     "out training subjects reached what scratch ended with, mean over the seeds that did, of all "
     "iterations; seeds in brackets. s: seconds of training."
+)
+
+
+_SUBJECTS_NOTE = (
+    "The same over test subjects, the seeds of each averaged: what others might have shown. "
+    "The interval above is of the seeds alone; seeds that start from one pretraining (see there) "
+    "say nothing of another one."
 )
 
 
@@ -130,6 +147,20 @@ def _difference_note(name: str, grid: Grid, baseline: Mapping[str, Mapping[int, 
 def _differences(grid: Grid, baseline: Mapping[str, Mapping[int, Row]], key: str) -> str:
     labels = [n for n in baseline if any(n in cells for cells in grid.values())]
     return _table(grid, labels, lambda arm, n: _gain_cell(grid[arm][n], baseline[n], key))
+
+
+def _over_subjects(grid: Grid, baseline: Mapping[str, Mapping[int, Row]]) -> str:
+    """The same over test subjects; "" for rows that do not tell of them."""
+    labels = [n for n in baseline if any(n in cells for cells in grid.values())]
+    found = {
+        (arm, n): gain_over_subjects(cells[n], baseline[n])
+        for arm, cells in grid.items()
+        for n in labels
+        if n in cells
+    }
+    if not any(interval.count for interval in found.values()):
+        return ""
+    return _table(grid, labels, lambda arm, n: found[arm, n].format(sign=True))
 
 
 def _gain_cell(cell: Mapping[int, Row], baseline: Mapping[int, Row], key: str) -> str:

@@ -57,6 +57,23 @@ def test_means_intervals_and_paired_gains_are_those_by_hand(rows: list[dict[str,
     assert gain(grid_of(rows)["mrssl"]["10"], grid_of(rows)["scratch"]["10"]).count == 2
 
 
+def test_intervals_are_over_test_subjects_too() -> None:
+    """One subject of three decides: sure over seeds, and not over subjects."""
+    scores = {"scratch": [0.5, 0.5, 0.5], "mrssl": [0.5, 0.5, 0.8]}
+    rows = [
+        row(arm, "1", seed, sum(values) / 3, dice_per_subject=dict(zip("abc", values, strict=True)))
+        for arm, values in scores.items()
+        for seed in (0, 1)
+    ]
+    told = markdown(rows, []).split("## Difference in Dice with scratch")[1]
+    assert "+0.100 [+0.100, +0.100], +20 %" in told
+    # 0, 0, 0.3: s = 0.173205, t(2, .975) = 4.302653, half = 0.43027
+    assert "+0.100 [-0.330, +0.530]" in told
+    assert "The same over test subjects" in told
+    few = [row(arm, "1", 0, 0.5) for arm in ("scratch", "mrssl")]  # of an older version
+    assert "The same over test subjects" not in markdown(few, [])
+
+
 def test_differences_are_told_of_the_arms_that_are_compared() -> None:
     rows = with_iterations_to_scratch(
         [row(arm, "1", 0, dice) for arm, dice in (("scratch", 0.4), ("peer", 0.5), ("ours", 0.7))]
