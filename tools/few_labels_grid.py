@@ -46,13 +46,16 @@ def gain(cell: Mapping[int, Row], baseline: Mapping[int, Row], key: str = "dice"
 
 def gain_over_subjects(cell: Mapping[int, Row], baseline: Mapping[int, Row]) -> Interval:
     """Paired difference in Dice over the test subjects, the mean of the common seeds of each."""
-    seeds = [seed for seed in cell if seed in baseline]
+    tables = [
+        [rows[seed]["dice_per_subject"] for rows in (cell, baseline)]
+        for seed in cell
+        if seed in baseline and all(rows[seed].get("dice_per_subject") for rows in (cell, baseline))
+    ]
+    each = [set(table) for pair in tables for table in pair]
+    subjects = set.intersection(*each) if each else set[str]()
     ours, theirs = (
-        {
-            subject: float(np.mean([rows[seed]["dice_per_subject"][subject] for seed in seeds]))
-            for subject in (rows[seeds[0]].get("dice_per_subject") or {} if seeds else {})
-        }
-        for rows in (cell, baseline)
+        {s: float(np.mean([pair[side][s] for pair in tables])) for s in sorted(subjects)}
+        for side in (0, 1)
     )
     return paired_interval(ours, theirs)
 

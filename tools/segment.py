@@ -171,7 +171,8 @@ def _check_same_data(output: Path, known: Record, facts: Record) -> None:
     for name, fact in facts.items():
         if name in known and any(known[name].get(k) != fact[k] for k in _SAME_SCAN):
             raise MrsslError(
-                f"{output}: {name} is there, of another data set; give another folder, one for each"
+                f"{output}: {name} is there, of another data set, or of a subject that was named "
+                "otherwise; give another folder, one for each"
             )
 
 

@@ -236,9 +236,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if isinstance(mapper.distorter, Distorter):
         # Read the middle slice of the data by evaluation's rule, and take it clean.
         record = data.train[len(data.train) // 2]
-        image = data.test_mapper(record)["clean"] / np.float32(INTENSITY_SCALE)
         other = data.train[3 * len(data.train) // 8]
-        donor = data.test_mapper(other)["clean"] / np.float32(INTENSITY_SCALE)
+        view = data.test_mapper(record)["view"]
+        image, donor = (mapper.show(mapper.stack(of), view) for of in (record, other))
         region = central_region(image[len(image) // 2])
         rows = [
             [name_cell(d.name), *type_row(d, image, donor, region, mapper.distorter.tolerance)]

@@ -203,7 +203,7 @@ def _check_label(
     """Label values and their voxels; adds to ``faults``."""
     path = str(case.label_file)
     try:
-        fault = check_label(path, case.source.path, volume.affine, volume.shape)
+        fault = check_label(path, case.source)
         array = read_label(path, volume.affine, volume.shape)
     except MrsslError as error:
         faults.append(f"label unusable: {error}")

@@ -97,7 +97,8 @@ def load_dataset(
             ``dataset.json:split`` with ``split`` a key of the ``split.json`` beside it.
         labeled: True: labels are needed, cases without one are left out, with a warning; False:
             labels are ignored; None: labels where there are any.
-        slice_axis: "D", "H", "W" of :func:`~mrssl.data.sources.read_volume`'s axes, or "auto":
+        slice_axis: "sagittal", "coronal", "axial", or "D", "H", "W" of
+            :func:`~mrssl.data.sources.read_volume`'s axes, or "auto":
             DICOM slices as the scanner made them; else the axis of coarsest spacing. A slice store
             keeps the slices it was prepared with.
         min_foreground: of an unlabelled data set, slices with a smaller share of foreground are
@@ -251,7 +252,7 @@ def _check_label(case: Case) -> None:
     """Compare the headers of image and label."""
     source = case.source
     try:
-        fault = check_label(str(case.label_file), source.path, source.affine, source.shape)
+        fault = check_label(str(case.label_file), source)
     except MrsslError as error:
         prefix = "" if str(error).startswith(str(case.label_file)) else f"{case.label_file}: "
         raise MrsslError(f"{prefix}{error} (image {source.path})") from error

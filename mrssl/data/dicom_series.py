@@ -21,8 +21,12 @@ from mrssl.structures.volume import check_affine
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
 #: Slices closer than this (mm) are at the same place.
 _SAME_PLACE = 1e-3
+#: In the words of a fault.
+MISSING = "slices missing"
 #: More than this share of all places are those of a whole volume.
 _MOST_PLACES = 0.75
+#: Slices of packages lie at least this share of an even distance apart.
+_PACKED = 0.8
 #: Largest sideways shift of a slice, in pixels, that counts as straight.
 _ASIDE = 0.5
 #: Largest deviation of a slice distance from the median, as a share, that counts as even.
@@ -81,16 +85,16 @@ def _split(cluster: list[SliceHeader]) -> list[list[SliceHeader]]:
     """Tell repeats of a volume apart; order each."""
     places = _by_place(cluster)
     count = len(places[0])
-    for index in range(len(cluster[0].repeat)):
-        values = {item.repeat[index] for item in cluster}
-        if None in values or len(values) < 2:
-            continue
-        parts = [
-            [item for place in places for item in place if item.repeat[index] == value]
-            for value in sorted(v for v in values if v is not None)
-        ]
-        if _are_repeats(parts, places):
-            return parts
+    for index in range(len(cluster[0].repeat) if cluster[0].plane else 0):
+        found: dict[float, list[SliceHeader]] = {}
+        for item in (item for place in places for item in place):
+            if (value := item.repeat[index]) is None:
+                break
+            found.setdefault(value, []).append(item)
+        else:
+            parts = [found[value] for value in sorted(found)]
+            if len(parts) > 1 and _are_repeats(parts, places):
+                return parts
     if count == 1 or any(len(place) != count for place in places):
         return [[item for place in places for item in place]]
     ordered = [sorted(place, key=_numbering) for place in places]
@@ -98,7 +102,7 @@ def _split(cluster: list[SliceHeader]) -> list[list[SliceHeader]]:
 
 
 def _are_repeats(parts: list[list[SliceHeader]], places: list[list[SliceHeader]]) -> bool:
-    """Whether each part is a volume, of which slices may be missing, and not a share of one.
+    """Whether most parts are volumes, of which slices may be missing, and not shares of one.
 
     The acquisition number may be another for every second slice of one volume, too.
 
@@ -108,14 +112,16 @@ def _are_repeats(parts: list[list[SliceHeader]], places: list[list[SliceHeader]]
     """
     if any(len(_by_place(part)) < len(part) for part in parts):
         return False
-    if len(places) < sum(map(len, parts)):
-        return max(map(len, parts)) > _MOST_PLACES * len(places)
-    # No two at one place, but the patient or the header may have moved a little between repeats.
+    if np.median([len(part) for part in parts]) > _MOST_PLACES * len(places):
+        return True
+    # Where the patient or the header moved a little between repeats, they share few places: each is
+    # even by itself and all of them together are not, unlike packages that fill each other's gaps.
     apart = _distances([place[0] for place in places])
-    return not _are_even(apart) and all(
+    return all(
         len(part) > 2
-        and _are_even(_distances(part))
-        and _distances(part).sum() > _MOST_PLACES * apart.sum()
+        and _are_even(steps := _distances(part))
+        and steps.sum() > _MOST_PLACES * apart.sum()
+        and apart.min() < _PACKED * np.median(steps) / len(parts)
         for part in parts
     )
 
@@ -211,7 +217,7 @@ def _slice_step(group: Sequence[SliceHeader], normal: np.ndarray, faults: list[s
     missing = int((whole - 1)[whole >= 2].sum())
     uneven = np.abs(distances / median - whole).max() > _UNEVEN
     if missing and not uneven:
-        faults.append(f"{missing} slices missing: neighbours across a gap are not neighbours")
+        faults.append(f"{missing} {MISSING}: neighbours across a gap are not neighbours")
     elif uneven:
         low, high = distances.min(), distances.max()
         faults.append(f"slice distance varies, {low:.3g} to {high:.3g} mm: the mean is used")

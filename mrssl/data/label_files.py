@@ -23,7 +23,7 @@ from mrssl.data.dicom_values import first, number, numbers
 from mrssl.data.itk import itk_format
 from mrssl.data.labels import align_label, check_label_geometry
 from mrssl.data.nifti import is_nifti
-from mrssl.data.sources import file_axes, label_source, read_volume
+from mrssl.data.sources import VolumeSource, file_axes, label_source, read_volume
 from mrssl.data.store import is_stored
 from mrssl.errors import MrsslError, one_line
 
@@ -55,26 +55,29 @@ def read_label(path: str, affine: np.ndarray, shape: tuple[int, ...]) -> np.ndar
         raise MrsslError(f"{prefix}{error}") from error
 
 
-def check_label(path: str, image: str, affine: np.ndarray, shape: tuple[int, ...]) -> str:
+def check_label(path: str, image: VolumeSource) -> str:
     """What is doubtful about a label beside its image, by headers alone; "" for nothing.
 
     Args:
         path: of the label.
-        image: path of its image.
-        affine: (4, 4) of the image.
-        shape: (D, H, W) of the image.
+        image: whose it is.
 
     Raises:
         MrsslError: unreadable, of another shape, or in another place by a header whose axes are
-            other than the image's too, so that nothing says which voxel belongs to which.
+            other than the image's too, so that nothing says which voxel belongs to which; or a
+            DICOM segmentation, whose frames say a place each, of an image with gaps.
     """
     if is_segmentation(path):
+        if image.lacks_slices:
+            raise MrsslError(
+                "a segmentation cannot be laid on an image whose slices are not all there"
+            )
         return ""  # its frames are checked one by one when they are read
     label = label_source(path)
-    apart = check_label_geometry(shape, affine, label.shape, label.affine)[1]
+    apart = check_label_geometry(image.shape, image.affine, label.shape, label.affine)[1]
     if not apart:
         return ""
-    axes = file_axes(image), file_axes(path)
+    axes = file_axes(image.path), file_axes(path)
     if axes[0] != axes[1]:
         raise MrsslError(
             f"the label lies up to {apart:.3g} mm beside its image, and its axes run otherwise "

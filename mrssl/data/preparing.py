@@ -277,10 +277,7 @@ def _convert(
 
 def _label_fault(case: Case) -> list[str]:
     """What is doubtful about the place of a label; raises where it may be mirrored."""
-    source = case.source
-    if not case.label_file:
-        return []
-    fault = check_label(case.label_file, source.path, source.affine, source.shape)
+    fault = check_label(case.label_file, case.source) if case.label_file else ""
     return [fault] if fault else []
 
 

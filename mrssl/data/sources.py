@@ -22,7 +22,7 @@ from mrssl.data.dicom_scan import (
     scan_tree,
     walk,
 )
-from mrssl.data.dicom_series import DicomVolume
+from mrssl.data.dicom_series import MISSING, DicomVolume
 from mrssl.data.dicom_slices import SliceHeader
 from mrssl.data.itk import ITK_FORMATS, itk_format, read_itk, read_itk_axes, read_itk_header
 from mrssl.data.nifti import NIFTI_SUFFIXES, is_nifti, read_nifti, read_nifti_header
@@ -75,6 +75,11 @@ class VolumeSource:
     def spacing(self) -> tuple[float, float, float]:
         """Voxel spacing in mm along (D, H, W)."""
         return affine_spacing(self.affine)
+
+    @property
+    def lacks_slices(self) -> bool:
+        """Whether there are gaps, so that slices lie beside where the affine says."""
+        return any(MISSING in fault for fault in self.faults)
 
     def with_subject(self, subject: str) -> VolumeSource:
         """The same volume, of a subject that is known, and no guess any more."""

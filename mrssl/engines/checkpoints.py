@@ -97,7 +97,7 @@ class RunCheckpoints:
         found, fault = None, ""
         try:
             found = self.newest()
-        except CheckpointError as error:
+        except (CheckpointError, OSError) as error:  # or the others would wait for this one
             fault = str(error)
         what = (fault and "none that loads") or (found[0].name if found else "none")
         seen = gather_objects((what, found[1].get("iteration") if found else None))

@@ -27,6 +27,7 @@ from mrssl.data.statistics import class_layout, intensity_summary
 from mrssl.engines.classes import check_same_classes, class_differences
 from mrssl.engines.distributed import is_main_process
 from mrssl.engines.doubts import (
+    SLICE_AXIS,
     plane_differences,
     warn_of_faults,
     warn_of_namesakes,
@@ -166,7 +167,10 @@ class RunData:
 
     def differences(self, trained: Provenance) -> list[str]:
         """A line for each way in which a checkpoint was trained on other slices than these."""
-        return input_differences(trained, self.cfg) + plane_differences(trained, self.planes)
+        lines = input_differences(trained, self.cfg)
+        if trained.planes and self.planes:  # what the axis is chosen for
+            lines = [line for line in lines if not line.startswith(f"{SLICE_AXIS}:")]
+        return lines + plane_differences(trained, self.planes)
 
     def _describe(self, key: str, *, training: bool) -> list[dict[str, Any]]:
         options = dataset_options(self.cfg)

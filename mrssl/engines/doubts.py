@@ -14,6 +14,7 @@ from mrssl.privacy import cover
 
 _LOG = logging.getLogger(__name__)
 _NAMED = 3
+SLICE_AXIS = "MRSSL.DATA.SLICE_AXIS"
 
 
 def warn_of_shared(
@@ -66,7 +67,7 @@ def plane_differences(trained: Provenance, planes: Sequence[str]) -> list[str]:
     if not trained.planes or not other:
         return []
     return [
-        f"MRSSL.DATA.SLICE_AXIS: there are {' and '.join(other)} slices, the checkpoint was "
+        f"{SLICE_AXIS}: there are {' and '.join(other)} slices, the checkpoint was "
         f"trained on {' and '.join(trained.planes)} ones"
     ]
 
@@ -75,4 +76,10 @@ def _first(names: Sequence[str], marks: Set[str]) -> str:
     return cover(", ".join(names[:_NAMED]), marks) + ", ..." * (len(names) > _NAMED)
 
 
-__all__ = ["plane_differences", "warn_of_faults", "warn_of_namesakes", "warn_of_shared"]
+__all__ = [
+    "SLICE_AXIS",
+    "plane_differences",
+    "warn_of_faults",
+    "warn_of_namesakes",
+    "warn_of_shared",
+]

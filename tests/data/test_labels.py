@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco
 
-from mrssl.data import read_volume
+from mrssl.data import find_volumes, read_volume
 from mrssl.data.label_files import check_label, read_label
 from mrssl.data.labels import (
     align_label,
@@ -121,14 +121,14 @@ def test_a_label_that_may_be_mirrored_is_refused(write_nifti: Callable) -> None:
     elsewhere = write_nifti(values, "elsewhere.nii", moved)
     bare = write_nifti(values, "bare.nii", np.eye(4))
     volume = read_volume(image)
-    place = (str(image), volume.affine, volume.shape)
-    assert check_label(str(same), *place) == ""
-    assert "20 mm beside its image: matched by index" in check_label(str(elsewhere), *place)
+    (source,) = find_volumes(image).volumes
+    assert check_label(str(same), source) == ""
+    assert "20 mm beside its image: matched by index" in check_label(str(elsewhere), source)
     for path in (same, elsewhere):
         found = read_label(str(path), volume.affine, volume.shape)
         assert np.array_equal(found, volume.array)
     with pytest.raises(MrsslError, match=r"\(RAS; the image's: LPS\), so it may be mirrored"):
-        check_label(str(bare), *place)
+        check_label(str(bare), source)
 
 
 def test_a_label_beside_its_image_is_refused_or_told(

@@ -89,3 +89,69 @@ def test_files_of_one_frame_keep_their_number(write_series: Callable) -> None:
             path.unlink()
     found = sorted(slices_of(source) for source in find_volumes(folder).volumes)
     assert found == [of(n)[:, 0, 0].tolist() for n in (1, 2)]
+
+
+def write_cine(write_series: Callable, times: Callable[[int, int], float]) -> Path:
+    """Five phases of ten slices; ``times`` gives the trigger time of (phase, slice)."""
+    for phase in range(5):
+        folder = write_series(of(phase + 1), prefix=f"{phase}-", AcquisitionNumber=1)
+        for path in folder.glob(f"{phase}-*"):
+            dataset = pydicom.dcmread(path)
+            place = dataset.InstanceNumber - 1
+            dataset.TriggerTime = times(phase, place)
+            dataset.InstanceNumber = 5 * place + phase + 1
+            dataset.save_as(path)
+    return folder
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_phases_whose_times_differ_by_slice_are_volumes_all_the_same(
+    write_series: Callable, same: bool
+) -> None:
+    """The heart beats otherwise while another slice is scanned; the first phase is at 0."""
+    folder = write_cine(write_series, lambda phase, place: phase * (40 + (0 if same else place)))
+    found = sorted(slices_of(source) for source in find_volumes(folder).volumes)
+    assert found == [of(phase + 1)[:, 0, 0].tolist() for phase in range(5)]
+
+
+def test_repeats_of_which_some_moved_are_told_apart(write_series: Callable) -> None:
+    folder = write_repeats(write_series)
+    for path in folder.glob("3-*"):
+        dataset = pydicom.dcmread(path)
+        dataset.ImagePositionPatient[2] += 0.3
+        dataset.save_as(path)
+    found = sorted(slices_of(source) for source in find_volumes(folder).volumes)
+    assert found == [of(n)[:, 0, 0].tolist() for n in (1, 2, 3)]
+
+
+def test_a_slice_that_was_scanned_again_is_no_volume(write_series: Callable) -> None:
+    folder = write_series(of(1), prefix="1-", AcquisitionNumber=1)
+    dataset = pydicom.dcmread(folder / "1-0004.dcm")
+    dataset.AcquisitionNumber, dataset.InstanceNumber = 2, 11
+    dataset.save_as(folder / "again.dcm")
+    (source,) = find_volumes(folder).volumes
+    assert slices_of(source) == of(1)[:, 0, 0].tolist()
+    assert "1 slices at the place of another" in source.faults[0]
+
+
+def test_packages_at_rounded_places_are_one_volume(write_series: Callable) -> None:
+    """1.25 mm apart, written to a tenth of a millimetre."""
+    folder = write_series(of(1))
+    for path in folder.iterdir():
+        dataset = pydicom.dcmread(path)
+        place = dataset.InstanceNumber - 1
+        dataset.ImagePositionPatient[2] = float(np.floor(12.5 * place + 0.5)) / 10
+        dataset.AcquisitionNumber = 1 + place % 2
+        dataset.save_as(path)
+    (source,) = find_volumes(folder).volumes
+    assert slices_of(source) == of(1)[:, 0, 0].tolist()
+
+
+@pytest.mark.filterwarnings("error")
+def test_repeats_without_a_place_are_no_matter_of_places(write_series: Callable) -> None:
+    for number in (1, 2):
+        folder = write_series(
+            of(number), prefix=f"{number}-", AcquisitionNumber=number, ImagePositionPatient=None
+        )
+    (source,) = find_volumes(folder).volumes
+    assert source.shape == (20, 7, 8)

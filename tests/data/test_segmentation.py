@@ -100,3 +100,13 @@ def test_another_grid_is_refused(segmented: Path) -> None:
         read_label(str(segmented), shifted, volume.shape)
     with pytest.raises(MrsslError, match=r"seg\.dcm: a frame lies outside"):
         read_label(str(segmented), volume.affine, (3, 8, 16))
+
+
+def test_an_image_with_gaps_is_not_segmented_by_places(segmented: Path) -> None:
+    """Frames behind the gap would fall on other slices."""
+    (segmented.parent / "series" / "0003.dcm").unlink()
+    path = segmented.with_name("dataset.json")
+    entry = {"image": "series", "label": "seg.dcm"}
+    path.write_text(json.dumps({"labels": {"a": 1, "b": 2}, "training": [entry]}))
+    with pytest.raises(MrsslError, match="cannot be laid on an image whose slices are not all"):
+        load_dataset(path)

@@ -16,7 +16,13 @@ from mrssl.checkpoint import (
     load_for_transfer,
     save_checkpoint,
 )
-from mrssl.engines.averaging import UNAVERAGED, WeightAverage, load_saved_weights, weights_to_save
+from mrssl.engines.averaging import (
+    UNAVERAGED,
+    WeightAverage,
+    begin_average,
+    load_saved_weights,
+    weights_to_save,
+)
 from mrssl.engines.checkpoints import BEST, RunCheckpoints
 from mrssl.engines.detectron2.hooks import BestCheckpointer
 
@@ -127,6 +133,7 @@ class MRICheckpointer(DetectionCheckpointer):
         report = load_for_transfer(
             self.model, content, scope=scope, reinit=reinit, type_names=type_names, where=path
         )
+        begin_average(self.model, self.average)
         self.logger.info("%s, scope %s:\n%s", path, scope, report)
         return report, {key: value for key, value in content.items() if key != "model"}
 
@@ -148,7 +155,8 @@ class MRICheckpointer(DetectionCheckpointer):
         """
         try:
             loaded = super().load(path, *args, **kwargs)
-            self._load_best(loaded.get("iteration"))
+            if "trainer" in self.checkpointables and "trainer" not in loaded:  # it was taken
+                self._load_best(loaded.get("iteration"))
             return loaded
         except AssertionError as error:  # fvcore's way to say that there is no such file
             raise CheckpointError(f"{path}: {error}") from error
@@ -161,7 +169,7 @@ class MRICheckpointer(DetectionCheckpointer):
         Periodic and final checkpoints are saved before the evaluation of the same iteration where
         the hooks stand as in ``DefaultTrainer``, the best one after it.
         """
-        best = self.files.best_of(iteration) if "trainer" in self.checkpointables else None
+        best = None if iteration is None else self.files.best_of(iteration)
         state = (best or {}).get("trainer", {}).get("hooks", {}).get(BestCheckpointer.__qualname__)
         for hook in getattr(self.checkpointables.get("trainer"), "_hooks", ()):
             if state and isinstance(hook, BestCheckpointer):

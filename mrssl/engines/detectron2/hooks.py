@@ -179,7 +179,8 @@ class ValidationLoss(HookBase):
     """The losses on held-out slices, as ``validation/<loss>``, periodically and at the end.
 
     The model keeps its training mode, which is when Detectron2's models give losses; batch
-    statistics and the random numbers of training are left as they were.
+    statistics (the main process's, which all take over) and the random numbers of training are left
+    as they were.
 
     Args:
         period: iterations; 0 = only at the end.

@@ -20,7 +20,7 @@ from torch import nn
 from mrssl.checkpoint import Provenance, load_checkpoint
 from mrssl.config import is_pretraining
 from mrssl.data.loader import Batches, worker_fault
-from mrssl.engines.averaging import begin_average, build_average, load_saved_weights
+from mrssl.engines.averaging import build_average, load_saved_weights
 from mrssl.engines.checkpoints import FINAL, check_room, periodic_name
 from mrssl.engines.datasets import RunData
 from mrssl.engines.detectron2.catalog import load_registered
@@ -168,7 +168,6 @@ class MRITrainer(DefaultTrainer):
             for line in self.data.differences(provenance):
                 _LOG.warning(line)
             self._start_from(report.loaded)
-            begin_average(self.bare_model, self.average)
 
     def _start_from(self, transferred: tuple[str, ...] | list[str]) -> None:
         """Build the optimiser anew for parameters of which some were pretrained."""

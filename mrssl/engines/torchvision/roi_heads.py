@@ -183,7 +183,7 @@ def _box_losses(
     """
     classes, wanted = torch.cat(labels), torch.cat(deltas)
     positive = torch.where(classes > 0)[0]
-    of_class = predicted.float().reshape(len(classes), -1, 4)[positive, classes[positive]]
+    of_class = predicted.float().unflatten(1, (-1, 4))[positive, classes[positive]]
     return {
         "loss_cls": F.cross_entropy(logits.float(), classes, reduction="sum") / normalizer,
         "loss_box_reg": F.l1_loss(of_class, wanted[positive], reduction="sum") / normalizer,

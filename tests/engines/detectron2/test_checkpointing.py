@@ -144,3 +144,25 @@ def test_stock_detectron2_reads_it(model: Any, tmp_path: Path) -> None:
     DetectionCheckpointer(model).load(str(tmp_path / "model_final.pth"))
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, expected[name]), name
+
+
+def test_weights_alone_bring_no_best_score(model: Any, tmp_path: Path) -> None:
+    """The best model of an earlier run in the folder is as far as its weights."""
+    from mrssl.engines.detectron2.hooks import BestCheckpointer
+
+    class Trainer:
+        def __init__(self) -> None:
+            self._hooks = [BestCheckpointer("dice/dice", lambda *a, **k: None)]
+
+        def state_dict(self) -> dict[str, Any]:
+            return {"hooks": {"BestCheckpointer": {"best": 0.9, "evaluations_since_best": 0}}}
+
+        def load_state_dict(self, state: dict[str, Any]) -> None:
+            pass
+
+    checkpointer(model, tmp_path, trainer=Trainer()).save("model_best", iteration=3)
+    for load, best in ((False, None), (True, 0.9)):
+        new = Trainer()
+        files = checkpointer(model, tmp_path, trainer=new)
+        files.load(str(tmp_path / "model_best.pth"), **({} if load else {"checkpointables": []}))
+        assert new._hooks[0].best == best

@@ -70,6 +70,8 @@ def test_intervals_are_over_test_subjects_too() -> None:
     # 0, 0, 0.3: s = 0.173205, t(2, .975) = 4.302653, half = 0.43027
     assert "+0.100 [-0.330, +0.530]" in told
     assert "The same over test subjects" in told
+    told = markdown([*rows, row("mrssl", "1", 2, 0.5), row("scratch", "1", 2, 0.5)], [])
+    assert "+0.100 [-0.330, +0.530]" in told  # of the seeds that tell of subjects
     few = [row(arm, "1", 0, 0.5) for arm in ("scratch", "mrssl")]  # of an older version
     assert "The same over test subjects" not in markdown(few, [])
 

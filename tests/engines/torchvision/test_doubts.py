@@ -53,6 +53,8 @@ def test_slices_of_other_planes_than_the_checkpoints_are_told(
     assert Provenance.from_dict(described).planes == ("coronal",)
     assert data.differences(Provenance(planes=("coronal",))) == []
     assert data.differences(Provenance()) == []
+    assert data.differences(Provenance(planes=("coronal",), slice_axis="H")) == []
+    assert len(data.differences(Provenance(planes=("axial",), slice_axis="W"))) == 1
     (line,) = data.differences(Provenance(planes=("axial", "sagittal")))
     assert line == (
         "MRSSL.DATA.SLICE_AXIS: there are coronal slices, the checkpoint was trained on axial and "
