@@ -101,10 +101,10 @@ def add_mrssl_config(cfg: CN) -> None:
 
     # -- data: how volumes become slices ----------------------------------------------------------
     node.DATA = make()
-    # What is stepped through to make slices: "auto", DICOM slices as the scanner made them, else the
-    # axis of coarsest spacing (the first of equals); the plane "sagittal", "coronal" or "axial"; or
-    # an array axis, "D", "H" or "W": Right, Anterior and Superior of NIfTI, and slices, rows and
-    # columns of DICOM.
+    # What is stepped through to make slices: "auto", DICOM slices as the scanner made them, else
+    # the axis of coarsest spacing (the first of equals); the plane "sagittal", "coronal" or
+    # "axial"; or an array axis, "D", "H" or "W": Right, Anterior and Superior of NIfTI, and slices,
+    # rows and columns of DICOM.
     node.DATA.SLICE_AXIS = "auto"
     # Neighbouring slices stacked as the three input channels; 0 repeats the slice itself.
     node.DATA.NEIGHBOR_STEP = 1
