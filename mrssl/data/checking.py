@@ -43,7 +43,7 @@ class DataReport:
         volumes: one plain dict a volume: path, format, shape, spacing, subject, series, faults,
             and more; no patient name.
         refused: files that hold no usable volume, and why.
-        thumbnails: the middle slice of each volume, uint8, in the order of ``volumes``.
+        thumbnails: the middle slice of each of the first 400 volumes, uint8, in their order.
         class_names: of the labels of a described data set.
         doubts: what speaks against the subjects (:func:`~mrssl.data.splits.doubtful_subjects`),
             where no pattern names them.
@@ -170,7 +170,8 @@ def _check_case(case: Case, values: list[Any], report: DataReport, *, labeled: b
     elif labeled:
         entry["faults"].append("no label: left out of fine-tuning and of its scores")
     report.volumes.append(entry)
-    report.thumbnails.append(_thumbnail(sliced))
+    if len(report.thumbnails) < _MAX_TILES:
+        report.thumbnails.append(_thumbnail(sliced))
 
 
 def _intensities(array: np.ndarray) -> tuple[dict[str, float], list[str]]:

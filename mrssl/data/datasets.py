@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mrssl.data.cache import VolumeCache
 from mrssl.data.cases import Case, parse_dataset_path
 from mrssl.data.descriptions import describe
 from mrssl.data.label_files import check_label, read_label
@@ -20,8 +19,8 @@ from mrssl.data.labels import (
     annotations_of_slice,
     instances_of_slice,
 )
-from mrssl.data.normalization import looks_like_labels
-from mrssl.data.sources import volume_slice_axis
+from mrssl.data.normalization import intensity_window, looks_like_labels, normalize
+from mrssl.data.sources import read_source, volume_slice_axis
 from mrssl.errors import MrsslError
 from mrssl.privacy import PathMask, cover
 from mrssl.structures.foreground import foreground_share
@@ -89,6 +88,7 @@ def load_dataset(
     keep_empty: bool = True,
     with_annotations: bool = False,
     subject_pattern: str = "",
+    progress: Callable[[Sequence[Case]], Iterable[Case]] = iter,
 ) -> Dataset:
     """Describe every slice of a data set, without keeping any voxel.
 
@@ -115,6 +115,7 @@ def load_dataset(
         keep_empty: keep slices of labelled volumes that show no instance.
         with_annotations: add Detectron2's ``annotations`` to each dict; reads every label.
         subject_pattern: regular expression for the subject in a path; "" = by the format.
+        progress: wraps the volumes, to show how far it is: to measure foreground reads all of them.
 
     Raises:
         MrsslError: nothing usable there; one line that names the file and the fault.
@@ -132,11 +133,10 @@ def load_dataset(
         "window": tuple(window),
     }
     known = description.normalization == json.loads(json.dumps(window_options))
-    cache = VolumeCache(0, **window_options)  # type: ignore[arg-type]
     dicts: list[dict[str, Any]] = []
     label_like: list[str] = []
     image_id = 0
-    for case in cases:
+    for case in progress(cases):
         records = _slice_records(case, slice_axis, image_id)
         image_id += len(records)
         if case.label_file:
@@ -145,11 +145,16 @@ def load_dataset(
                 records = [r for r in records if keep_empty or r["annotations"]]
         elif min_foreground > 0:
             try:
-                shares = case.foreground if known else _foreground(cache, records, label_like)
+                shares, few = (
+                    (case.foreground, False)
+                    if known
+                    else _foreground(case, records[0]["slice_axis"], window_options)
+                )
             except MrsslError:
                 if not keep_unreadable:
                     raise
             else:
+                label_like += [Path(case.source.path).name] * few
                 records = [r for r in records if shares[r["slice_index"]] >= min_foreground]
         dicts.extend(records)
     if not dicts:
@@ -170,14 +175,15 @@ def load_dataset(
 
 
 def _foreground(
-    cache: VolumeCache, records: Sequence[dict[str, Any]], label_like: list[str]
-) -> list[float]:
-    """Of each slice; the file's name is added to ``label_like`` where it may be a label map."""
-    volume = cache.image(records[0])
-    places = np.linspace(0, len(volume) - 1, min(len(volume), _LABEL_SLICES)).round().astype(int)
-    if looks_like_labels(np.stack([volume[place] for place in places])):
-        label_like.append(Path(records[0]["file_name"]).name)
-    return [foreground_share(volume[record["slice_index"]]) for record in records]
+    case: Case, slice_axis: str, options: dict[str, Any]
+) -> tuple[Sequence[float], bool]:
+    """Of each slice of a volume; and whether that may be a label map."""
+    array = read_source(case.source).take_slices(slice_axis).array
+    method = {"method" if key == "normalization" else key: v for key, v in options.items()}
+    window = intensity_window(array, **method)
+    places = np.linspace(0, len(array) - 1, min(len(array), _LABEL_SLICES)).round().astype(int)
+    shares = [foreground_share(normalize(plane, *window)) for plane in array]
+    return shares, looks_like_labels(array[places])
 
 
 def _why_none(

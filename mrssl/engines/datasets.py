@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from fvcore.common.config import CfgNode
 from torch.utils.data import DataLoader
+from tqdm import tqdm
 
 from mrssl.checkpoint import Provenance, input_differences, load_checkpoint
 from mrssl.config import (
@@ -24,15 +25,9 @@ from mrssl.data.loader import Batches, EvaluationSet, PositionSampler, SampleStr
 from mrssl.data.mapper import SliceMapper
 from mrssl.data.records import PackedRecords, of_readable
 from mrssl.data.statistics import class_layout, intensity_summary
+from mrssl.engines import doubts
 from mrssl.engines.classes import check_same_classes, class_differences
 from mrssl.engines.distributed import is_main_process
-from mrssl.engines.doubts import (
-    SLICE_AXIS,
-    plane_differences,
-    warn_of_faults,
-    warn_of_namesakes,
-    warn_of_shared,
-)
 from mrssl.errors import MrsslError
 from mrssl.evaluation import (
     DistortionEvaluator,
@@ -50,6 +45,7 @@ from mrssl.structures.volume import plane_of_slices
 _LOG = logging.getLogger(__name__)
 #: Detectron2's default of ``MODEL.ROI_HEADS.NUM_CLASSES``: nobody chose it for MRI.
 _UNSET_CLASSES = 80
+_BAR = partial(tqdm, desc="read", unit="volume", delay=5, leave=False, disable=None)
 
 
 class RunData:
@@ -107,10 +103,11 @@ class RunData:
         train = self._describe("DATASETS.TRAIN", training=True) if training else []
         self.train = PackedRecords(train)
         self.test = self._describe("DATASETS.TEST", training=False)
+        doubts.warn_of_cache(train, cfg.MRSSL.DATA.CACHE_MIB)
         planes = {plane_of_slices(record.get("axes", "")) for record in train or self.test}
         self.planes = sorted(planes - {""})
-        warn_of_shared(train, self.test, self.marks)
-        warn_of_faults(self.faults, self.marks)
+        doubts.warn_of_shared(train, self.test, self.marks)
+        doubts.warn_of_faults(self.faults, self.marks)
         self.train_mapper = self._mapper(training=True, seed=seed)
         self.test_mapper = self._mapper(training=False, seed=seed)
         distorter = self.test_mapper.distorter
@@ -169,8 +166,8 @@ class RunData:
         """A line for each way in which a checkpoint was trained on other slices than these."""
         lines = input_differences(trained, self.cfg)
         if trained.planes and self.planes:  # what the axis is chosen for
-            lines = [line for line in lines if not line.startswith(f"{SLICE_AXIS}:")]
-        return lines + plane_differences(trained, self.planes)
+            lines = [line for line in lines if not line.startswith(f"{doubts.SLICE_AXIS}:")]
+        return lines + doubts.plane_differences(trained, self.planes)
 
     def _describe(self, key: str, *, training: bool) -> list[dict[str, Any]]:
         options = dataset_options(self.cfg)
@@ -178,6 +175,8 @@ class RunData:
             options |= {"keep_empty": True, "keep_unreadable": False}
         if not (self._labeled or self.pretraining):
             options |= {"min_foreground": 0.0}  # all of a volume is to be segmented
+        if is_main_process():
+            options["progress"] = _BAR
         records: list[dict[str, Any]] = []
         node = self.cfg.DATASETS.TRAIN if training else self.cfg.DATASETS.TEST
         for name in node:
@@ -187,7 +186,7 @@ class RunData:
             self.faults |= dataset.faults
             offset = len(records)
             if not training:
-                warn_of_namesakes(name, records, dataset.dicts, self.marks)
+                doubts.warn_of_namesakes(name, records, dataset.dicts, self.marks)
             records += [{**d, "image_id": offset + i} for i, d in enumerate(dataset.dicts)]
         return records
 

@@ -80,6 +80,15 @@ def gather_objects(value: Any) -> list[Any]:
     return values
 
 
+def gather_on_main(value: Any) -> list[Any]:
+    """Every process's ``value``, in the order of the ranks, on the main process; [] elsewhere."""
+    if not is_distributed():
+        return [value]
+    values: list[Any] | None = [None] * dist.get_world_size() if is_main_process() else None
+    dist.gather_object(value, values)
+    return values or []
+
+
 def mean_of_processes(values: Mapping[str, float]) -> dict[str, float]:
     """Mean of each figure over the processes, which all have the same ones in the same order."""
     if not is_distributed():

@@ -9,6 +9,7 @@ from typing import Any
 
 from mrssl.checkpoint import Provenance
 from mrssl.data.splits import shared_subjects
+from mrssl.data.store import is_stored
 from mrssl.engines.distributed import is_main_process
 from mrssl.privacy import cover
 
@@ -61,6 +62,31 @@ def warn_of_faults(faults: Mapping[tuple[str, str], Sequence[str]], marks: Set[s
         )
 
 
+def warn_of_cache(records: Sequence[Mapping[str, Any]], cache_mib: int) -> None:
+    """Where volumes are decoded again and again: slices are drawn from all of them in turn.
+
+    Args:
+        records: slices to train on.
+        cache_mib: room for decoded volumes, of each loader process.
+    """
+    volumes = {
+        (record["file_name"], record.get("series", "")): record["num_slices"]
+        * record["height"]
+        * record["width"]
+        for record in records
+        if not is_stored(record["file_name"])
+    }
+    mib = sum(volumes.values()) * 4 / 2**20
+    if mib > cache_mib and is_main_process():
+        _LOG.warning(
+            "%d volumes are %.0f MiB when decoded, of which MRSSL.DATA.CACHE_MIB keeps %d in each "
+            "process that loads: tools/prepare_data.py makes a store, whose slices are read alone",
+            len(volumes),
+            mib,
+            cache_mib,
+        )
+
+
 def plane_differences(trained: Provenance, planes: Sequence[str]) -> list[str]:
     """A line where slices lie in other planes than those that a checkpoint was trained on."""
     other = sorted(set(planes) - set(trained.planes))
@@ -79,6 +105,7 @@ def _first(names: Sequence[str], marks: Set[str]) -> str:
 __all__ = [
     "SLICE_AXIS",
     "plane_differences",
+    "warn_of_cache",
     "warn_of_faults",
     "warn_of_namesakes",
     "warn_of_shared",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import chain, combinations
 from typing import Any
@@ -27,6 +27,8 @@ _logger = logging.getLogger(__name__)
 
 _TASKS = ("dice", "hd95", "assd")
 _SLICEWISE = "slicewise"
+#: File name and series.
+_Volume = tuple[str, str]
 
 
 class VolumeEvaluator(SliceEvaluator):
@@ -58,6 +60,9 @@ class VolumeEvaluator(SliceEvaluator):
 
     :attr:`per_subject`, after :meth:`evaluate`, is one row a subject: ``{"subject_id", "volumes",
     "dice": {...}, "hd95": {...}, "assd": {...}}``, with the same metrics.
+
+    Where the overlapping classes are given, a volume is scored as soon as all its slices are there,
+    and only its figures are kept.
 
     Reads ``masks``, ``classes``, ``scores``, ``file_name``, ``series``, ``subject_id``,
     ``slice_index``, ``num_slices``, ``spacing``, ``height``, ``width``, and ``axes``, the sides of
@@ -94,10 +99,55 @@ class VolumeEvaluator(SliceEvaluator):
         self.layout = layout
         self.overlapping = overlapping
         self.per_subject: list[dict[str, Any]] = []
+        self._waiting: dict[_Volume, list[int]] = defaultdict(list)
+        self._scored: dict[_Volume, tuple[str, Results]] = {}
+
+    def reset(self) -> None:
+        """See :meth:`Evaluator.reset`."""
+        super().reset()
+        self._waiting.clear()
+        self._scored = {}
+
+    def process(
+        self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]
+    ) -> None:
+        """See :meth:`Evaluator.process`."""
+        if self.overlapping is None:
+            return super().process(inputs, outputs)
+        known = set(self._records)
+        pairs = zip(inputs, outputs, strict=True)
+        new = [pair for pair in pairs if _volume_of(pair[0]) not in self._scored]
+        super().process([truth for truth, _ in new], [found for _, found in new])
+        for key in self._records.keys() - known:
+            record = self._records[key][1]
+            ids = self._waiting[record["volume"]]
+            ids.append(key)
+            if len(ids) == record["num_slices"]:
+                slices = [self._records.pop(i)[1] for i in self._waiting.pop(record["volume"])]
+                self._scored[record["volume"]] = self._scored_volume(slices)
+
+    def evaluate(self) -> Results:
+        """See :meth:`Evaluator.evaluate`."""
+        return self._score([]) if self._scored and not self._records else super().evaluate()
+
+    def state(self) -> Any:
+        """See :meth:`Evaluator.state`."""
+        return super().state(), dict(self._scored)
+
+    def merge(self, states: Iterable[Any]) -> None:
+        """See :meth:`Evaluator.merge`."""
+        records, scored = zip(*states, strict=True)
+        super().merge(records)
+        self._scored = {volume: row for rows in scored for volume, row in rows.items()}
+        self._records = {
+            key: filed
+            for key, filed in self._records.items()
+            if filed[1]["volume"] not in self._scored
+        }
 
     def _record(self, truth: Mapping[str, Any], prediction: Mapping[str, Any]) -> dict[str, Any]:
         return {
-            "volume": (str(truth["file_name"]), str(truth.get("series", ""))),
+            "volume": _volume_of(truth),
             "subject_id": str(truth["subject_id"]),
             "slice_index": int(truth["slice_index"]),
             "num_slices": int(truth["num_slices"]),
@@ -109,19 +159,19 @@ class VolumeEvaluator(SliceEvaluator):
         }
 
     def _score(self, records: list[dict[str, Any]]) -> Results:
-        volumes: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+        volumes: dict[_Volume, list[dict[str, Any]]] = defaultdict(list)
         for record in records:
             volumes[record["volume"]].append(record)
-        overlapping, layout = self._overlapping(records), self.layout
-        if overlapping and layout is not None:
+        overlapping = self._overlapping(records)
+        if overlapping and self.layout is not None:
             names = ", ".join(self.class_names[c] for c in sorted(set(chain(*overlapping))))
             _logger.warning("classes overlap (%s): structures are not named together", names)
-            layout = None
+        scored = self._scored | {
+            volume: self._scored_volume(slices, overlapping) for volume, slices in volumes.items()
+        }
         subjects: dict[str, list[Results]] = defaultdict(list)
-        for _, slices in sorted(volumes.items()):
-            subjects[slices[0]["subject_id"]].append(
-                self._score_volume(slices, overlapping, layout)
-            )
+        for _, (subject, row) in sorted(scored.items()):
+            subjects[subject].append(row)
         means = {subject: self._mean(rows) for subject, rows in sorted(subjects.items())}
         self.per_subject = [
             {"subject_id": subject, "volumes": len(subjects[subject]), **_reported(mean)}
@@ -133,6 +183,16 @@ class VolumeEvaluator(SliceEvaluator):
         if self.overlapping is not None:
             return self.overlapping
         return set(chain.from_iterable(overlapping_classes(record["true"]) for record in records))
+
+    def _scored_volume(
+        self,
+        slices: list[dict[str, Any]],
+        overlapping: Collection[tuple[int, int]] | None = None,
+    ) -> tuple[str, Results]:
+        """Subject and figures of a volume; ``overlapping`` where it is not this evaluator's."""
+        overlapping = (self.overlapping or ()) if overlapping is None else overlapping
+        layout = None if overlapping else self.layout
+        return slices[0]["subject_id"], self._score_volume(slices, overlapping, layout)
 
     def _score_volume(
         self,
@@ -194,6 +254,10 @@ class VolumeEvaluator(SliceEvaluator):
             if "missed" in columns:
                 means[task]["missed"] = float(sum(columns["missed"]))
         return means
+
+
+def _volume_of(truth: Mapping[str, Any]) -> _Volume:
+    return str(truth["file_name"]), str(truth.get("series", ""))
 
 
 def _reported(means: Results) -> Results:

@@ -160,3 +160,33 @@ def test_the_surface_in_a_volume_of_one_slice_is_the_outline(
     # In a slice of two, all pixels are surface, and those that both have at distance zero.
     ring = 4 * 24 * (1 + 2 + 3 + 4) + 4 * sum(np.hypot(*np.mgrid[1:5, 1:5]).flat)
     assert assd(2) == pytest.approx(ring / (32**2 + 24**2))
+
+
+def test_a_volume_is_scored_as_soon_as_it_is_whole(make_truth: Make, make_prediction: Make) -> None:
+    """Masks of thousands of volumes are never held at once, nor sent between processes."""
+    truths = [
+        make_truth(d, [A, B], [0, 1], num_slices=3, file_name=name, subject_id=name)
+        | {"image_id": 3 * number + d}
+        for number, name in enumerate(("p", "q", "r"))
+        for d in range(3)
+    ]
+    rng = np.random.default_rng(0)
+    predictions = [
+        make_prediction([HALF_A if rng.random() < 0.5 else A, B], rng.uniform(0.4, 1, 2), [0, 1])
+        for _ in truths
+    ]
+    whole, rows = run(truths, predictions)
+    parts = [VolumeEvaluator(["one", "two"], overlapping=()) for _ in range(2)]
+    for place in range(len(truths)):  # the second volume is cut by the border
+        parts[place > 3].process(truths[place : place + 1], predictions[place : place + 1])
+    parts[1].process(truths[:1], predictions[:1])  # as samplers do that fill up the last batch
+    states = [part.state() for part in parts]
+    assert [len(records) for records, _ in states] == [1, 3]
+    assert [list(scored) for _, scored in states] == [[("p", "")], [("r", "")]]
+    parts[0].merge(states)
+    results = parts[0].evaluate()
+    np.testing.assert_equal(results, whole)
+    np.testing.assert_equal(parts[0].per_subject, rows)
+    parts[0].reset()
+    with pytest.raises(EvaluationError, match="no slice"):
+        parts[0].evaluate()

@@ -14,7 +14,7 @@ from detectron2.structures import Instances
 from torch import Tensor
 
 from mrssl import evaluation as core
-from mrssl.engines.distributed import gather_objects, is_main_process
+from mrssl.engines.distributed import gather_on_main, is_main_process
 from mrssl.engines.samples import restored_slice
 from mrssl.evaluation import Evaluator, Results
 
@@ -47,7 +47,7 @@ class SliceDatasetEvaluator(DatasetEvaluator):
 
     def evaluate(self) -> Results | None:
         """``{task: {metric: value}}`` on the main process, None on the others."""
-        states = gather_objects(self.evaluator.state())
+        states = gather_on_main(self.evaluator.state())
         if not is_main_process():
             return None
         self.evaluator.merge(states)

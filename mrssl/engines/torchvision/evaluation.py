@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from mrssl.engines.distributed import gather_objects, is_main_process, share_buffers
+from mrssl.engines.distributed import gather_on_main, is_main_process, share_buffers
 from mrssl.engines.torchvision.batches import to_prediction
 from mrssl.evaluation import Evaluator, Results
 
@@ -44,7 +44,7 @@ def evaluate(
             evaluator.process(truth, [to_prediction(output) for output in model(inputs)])
     finally:
         model.train(training)
-    states = gather_objects(evaluator.state())
+    states = gather_on_main(evaluator.state())
     if not is_main_process():
         return {}
     evaluator.reset()

@@ -11,6 +11,7 @@ import pytest
 
 import segment
 from mrssl.checkpoint import Provenance, load_checkpoint
+from mrssl.data.preparing import prepare_store
 from mrssl.engines.datasets import RunData
 from mrssl.engines.torchvision import Trainer
 
@@ -86,3 +87,17 @@ def test_segmenting_tells_both(
     assert plane == ["axial"]
     assert "there are sagittal slices, the checkpoint was trained on axial ones" in told
     assert "warning: bad: " in told
+
+
+def test_volumes_that_the_cache_cannot_hold_are_told(
+    repository_root: Path, phantom: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each slice would cost the decoding of a volume; a store reads slices alone."""
+    prepare_store(phantom, tmp_path / "store")
+    for source, mib, told in (
+        (phantom, 0, True), (phantom, 2048, False), (tmp_path / "store" / "dataset.json", 0, False)
+    ):  # fmt: skip
+        caplog.clear()
+        train = ("DATASETS.TRAIN", f"('{source}:train',)", "MRSSL.DATA.CACHE_MIB", mib)
+        RunData(config(repository_root, PRETRAIN, phantom, tmp_path, *train))
+        assert ("tools/prepare_data.py makes a store" in caplog.text) is told
