@@ -121,7 +121,7 @@ def may_be_dicom(name: str) -> bool:
 def forget_scans() -> None:
     """Read every header anew from here on, as in a new process."""
     _SCANS.clear()
-    find_spread.cache_clear()
+    _spread_volumes.cache_clear()
     forget_values()
 
 
@@ -144,11 +144,14 @@ def scan_tree(root: str | Path) -> DicomScan:
     return join_folders([*scans, DicomScan(refused=tuple(refused))])
 
 
-@lru_cache(maxsize=64)
 def find_spread(home: str, key: str) -> DicomVolume | None:
-    """The volume ``key`` that is spread over the folders of ``home``; looked for once a process."""
-    volumes = scan_tree(home).volumes.get(home, ())
-    return next((volume for volume in volumes if volume.key == key), None)
+    """The volume ``key`` that is spread over the folders of ``home``."""
+    return _spread_volumes(home).get(key)
+
+
+@lru_cache(maxsize=4)  # all volumes of a tree at once: each would search it again
+def _spread_volumes(home: str) -> dict[str, DicomVolume]:
+    return {volume.key: volume for volume in scan_tree(home).volumes.get(home, ())}
 
 
 def walk(root: str | Path, refuse: Callable[[str, str], object]) -> Iterable[tuple[str, list[str]]]:

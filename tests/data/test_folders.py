@@ -18,7 +18,7 @@ import check_data
 import prepare_data
 from mrssl.checkpoint import Provenance
 from mrssl.config import get_cfg
-from mrssl.data import find_volumes, load_dataset, read_volume
+from mrssl.data import dicom_scan, find_volumes, load_dataset, read_volume
 from mrssl.data.dicom_scan import forget_scans, scan_tree
 from mrssl.data.preparing import prepare_store
 from mrssl.data.sources import Refused
@@ -72,6 +72,23 @@ def test_a_series_in_several_folders_is_one_volume(write_series: Callable, into:
     np.testing.assert_allclose(volume.affine, source.affine)
     dataset = load_dataset(folder.parent)
     assert {(r["file_name"], r["series"]) for r in dataset.dicts} == {(source.path, source.series)}
+
+
+def test_several_spread_series_cost_one_search(
+    write_series: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in (1, 2, 3):
+        folder = write_series(
+            voxels(number), prefix=f"{number}-", SeriesInstanceUID=f"1.2.{number}"
+        )
+    deal(folder, into=["a", "b"])
+    sources, found = find_volumes(folder).volumes, scan_tree(folder)
+    forget_scans()
+    searched: list[Any] = []
+    monkeypatch.setattr(dicom_scan, "scan_tree", lambda root: searched.append(root) or found)
+    read = [read_volume(source.path, series=source.series).array for source in sources]
+    assert sorted(a.sum() for a in read) == sorted(voxels(n).sum() for n in (1, 2, 3))
+    assert searched == [str(folder)]
 
 
 def test_repeats_in_several_folders_are_told_apart(write_series: Callable) -> None:
