@@ -164,8 +164,10 @@ def name_structures(
       mean scores over the classes, so that what is rather there than not is named; ``p`` the mean
       score of the class, ``p1`` that of its likeliest; ``w`` its number of slices over that of the
       longest, so that a fragment does not take a whole structure's name;
-    - of each named structure, ``w`` times what
-      :meth:`~mrssl.structures.ClassLayout.place_evidence` says of its place in the field of view;
+    - of each named structure, ``w / n`` times what
+      :meth:`~mrssl.structures.ClassLayout.place_evidence` says of its place in the field of view:
+      a field that lies elsewhere moves all structures alike, so the places of the ``n`` that there
+      are to be expected (the sum of ``w`` times ``s``) tell no more than one;
     - of each pair of them, what :meth:`~mrssl.structures.ClassLayout.evidence` says of their
       offset, times the smaller ``w``.
 
@@ -188,7 +190,9 @@ def name_structures(
     centers = np.stack([structure.center(spacing) for structure in structures])
     hypotheses, gains = _hypotheses(structures)
     places = layout.place_evidence(centers, extent)
-    gains += (_lengths(structures)[:, None] * places)[tuple(hypotheses.T)]
+    lengths = _lengths(structures)
+    expected = sum(w * s.probabilities.sum() for w, s in zip(lengths, structures, strict=True))
+    gains += (lengths[:, None] * places / max(expected, 1.0))[tuple(hypotheses.T)]
     pairs = _pair_gains(structures, hypotheses, layout, centers, extent)
     surest = {int(place): gains[hypotheses[:, 0] == place].max() for place, _ in hypotheses}
     states: list[tuple[float, tuple[int, ...]]] = [(0.0, ())]

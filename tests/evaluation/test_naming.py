@@ -295,3 +295,19 @@ def test_structures_go_on_where_enough_of_them_overlaps(shift: int, joined: bool
     """IoU 4/12 or 3/13, of 8 rows: 0.3 is asked for."""
     slices = {i: things_of_slice([(0, 0.9, box(4 + shift * i))], 1) for i in range(2)}
     assert len(join_slices(slices)) == (1 if joined else 2)
+
+
+def test_a_field_that_lies_elsewhere_moves_all_places_alike() -> None:
+    """Their places tell no more than one would: what the detector says of each counts for more."""
+    moves = np.random.default_rng(0).normal(0, 3, (10, 1, 1)) * [0, 1, 0]
+    centers = np.array([[[6.0, row + 4, 25.0] for row in ROWS[1:]]]) + moves
+    layout = measured(np.broadcast_to(centers, (10, 3, 3)))
+    found = every_slice(
+        *((c, 0.7, box(ROWS[c])) for c in range(3)),
+        *((c - 1, 0.2, box(ROWS[c])) for c in (1, 2)),
+    )
+    labels = named_volume(found, SHAPE, SPACING, layout)
+    assert classes_at(labels) == [1, 2, 3, 0]
+    # Where the detector cannot tell, the place does.
+    unsure = every_slice(*((c, 0.3, box(row)) for row in ROWS[1:] for c in range(3)))
+    assert classes_at(named_volume(unsure, SHAPE, SPACING, layout)) == [0, 1, 2, 3]
