@@ -3,7 +3,8 @@
 
 Labelled volumes are cut at one end or the other, along the axis on which the classes lie farthest
 apart, and segmented anew: Dice with the structures of a volume named together, with each slice
-named by itself, and with wrong names forgiven. Where the last stays and the others fall, the
+named by itself, and with wrong names forgiven. With --keep-size a field keeps its size, black where
+nothing was scanned, as one that was placed elsewhere. Where the last stays and the others fall, the
 outlines are right and the names wrong. Take subjects that the model was neither trained nor is to
 be tested on.
 
@@ -26,6 +27,7 @@ from typing import Any
 import numpy as np
 from fvcore.common.config import CfgNode
 from tabulate import tabulate
+from tqdm import tqdm
 
 from arguments import parse
 from checkpoint_cli import checkpoint_parser, configuration
@@ -88,7 +90,13 @@ def cut(volume: Volume, axis: int, millimetres: float) -> slice:
 
 
 def write_cut(
-    described: Description, axis: int, millimetres: float, folder: Path, *, slice_axis: str
+    described: Description,
+    axis: int,
+    millimetres: float,
+    folder: Path,
+    *,
+    slice_axis: str,
+    keep_size: bool = False,
 ) -> Path:
     """The labelled volumes, cut, as a slice store; its ``dataset.json``.
 
@@ -101,16 +109,23 @@ def write_cut(
         millimetres: see :func:`cut`.
         folder: to write to.
         slice_axis: as ``MRSSL.DATA.SLICE_AXIS``.
+        keep_size: add at one end what is cut at the other.
     """
     marks = frozenset[str]().union(*(case.source.marks for case in described.cases))
     entries: list[dict[str, Any]] = []
     for number, (case, volume, label) in enumerate(labeled_volumes(described)):
         key, kept, corner = f"{number:04d}", [slice(None)] * 3, np.eye(4)
         kept[axis] = cut(volume, axis, millimetres)
-        corner[axis, 3] = kept[axis].start
+        added = [(0, 0)] * 3
+        if keep_size:
+            voxels = volume.shape[axis] - (kept[axis].stop - kept[axis].start)
+            added[axis] = (0, voxels) if kept[axis].start else (voxels, 0)
+        corner[axis, 3] = kept[axis].start - added[axis][0]
         planes = volume_slice_axis(case.source, slice_axis)
         for part, array in (("labels", label), ("volumes", volume.array)):
-            shown = Volume(array[tuple(kept)], volume.affine @ corner).take_slices(planes)
+            empty = 0 if part == "labels" else array.min()
+            moved = np.pad(array[tuple(kept)], added, constant_values=empty)
+            shown = Volume(moved, volume.affine @ corner).take_slices(planes)
             save_array(exact_type(shown.array), folder / part / f"{key}.npy")
         entries.append(
             {
@@ -138,11 +153,15 @@ def write_cut(
     return folder / INDEX_NAME
 
 
-def evaluate(cfg: CfgNode, described: Description, axis: int, millimetres: float) -> dict[str, Any]:
+def evaluate(
+    cfg: CfgNode, described: Description, axis: int, millimetres: float, *, keep_size: bool
+) -> dict[str, Any]:
     """Scores of a cut, of all and by subject."""
     with tempfile.TemporaryDirectory() as folder:
         planes = cfg.MRSSL.DATA.SLICE_AXIS
-        dataset = write_cut(described, axis, millimetres, Path(folder), slice_axis=planes)
+        dataset = write_cut(
+            described, axis, millimetres, Path(folder), slice_axis=planes, keep_size=keep_size
+        )
         cfg = cfg.clone()
         cfg.defrost()
         cfg.DATASETS.TEST = (str(dataset),)
@@ -198,6 +217,9 @@ def parser() -> ArgumentParser:
     options.add_argument(
         "--cut", type=lengths, default="30,60", help="mm at each end (default: 30,60)"
     )
+    options.add_argument(
+        "--keep-size", action="store_true", help="the field is moved: black where it is not scanned"
+    )
     return options
 
 
@@ -209,7 +231,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     described = describe(args.dataset, subject_pattern=cfg.MRSSL.DATA.SUBJECT_PATTERN)
     axis = row_axis(described)
     cuts = sorted({0.0, *args.cut, *(-length for length in args.cut)})
-    rows = [evaluate(cfg, described, axis, length) for length in cuts]
+    rows = [
+        evaluate(cfg, described, axis, length, keep_size=args.keep_size)
+        for length in tqdm(cuts, "cuts")
+    ]
     text = tabulate(
         [[f"{row['cut_mm']:+g}", *(f"{row[name]:.3f}" for name in SCORES)] for row in rows],
         headers=["cut, mm", *(f"Dice, {words}" for words in SCORES.values())],
@@ -218,10 +243,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     print(text)
     write_text(args.output / "names.md", text + "\n")
-    write_results(
-        {"weights": Path(args.weights).name, "axis": "DHW"[axis], "rows": rows},
-        args.output / "names.json",
-    )
+    facts = {"axis": "DHW"[axis], "keep_size": args.keep_size, "rows": rows}
+    write_results({"weights": Path(args.weights).name, **facts}, args.output / "names.json")
     with written_whole(args.output / "names.png") as path:
         draw(rows, path)
 

@@ -52,6 +52,32 @@ def test_a_cut_volume_is_what_is_left_at_its_place(phantom: Path, tmp_path: Path
         evaluate_names.cut(before, axis, 40)
 
 
+@pytest.mark.parametrize("millimetres", [-20.0, 20.0])
+def test_a_moved_field_keeps_its_size_and_what_it_shows_its_place(
+    phantom: Path, tmp_path: Path, millimetres: float
+) -> None:
+    described = describe(f"{phantom}:test")
+    (case, before, _), *_ = evaluate_names.labeled_volumes(described)
+    folder = tmp_path / str(millimetres)  # arrays of a path are mapped once a process
+    path = evaluate_names.write_cut(
+        described, 0, millimetres, folder, slice_axis="D", keep_size=True
+    )
+    ((_, after, left),) = evaluate_names.labeled_volumes(describe(path))
+    whole = before.take_slices("D")
+    assert after.shape == whole.shape
+    # The axis of the slices may run the other way; a voxel is found by its place.
+    step = round(float((np.linalg.inv(after.affine) @ whole.affine)[0, 3]))
+    assert abs(step) == 20
+    shown = slice(max(step, 0), whole.shape[0] + min(step, 0))
+    source = slice(max(-step, 0), whole.shape[0] + min(-step, 0))
+    np.testing.assert_array_equal(after.array[shown], whole.array[source])
+    truth = read_label(str(case.label_file), whole.affine, whole.shape)
+    np.testing.assert_array_equal(left[shown], truth[source])
+    empty = np.ones(whole.shape[0], bool)
+    empty[shown] = False
+    assert (after.array[empty] == before.array.min()).all() and not left[empty].any()
+
+
 def volumes_shown(path: Path, axis: str) -> dict[str, np.ndarray]:
     """Of each subject, as a run with that slice axis is shown it."""
     records = {record["subject_id"]: record for record in load_dataset(path, slice_axis=axis).dicts}
