@@ -222,5 +222,6 @@ def test_rounding_does_not_decide_which_way_a_restored_pixel_is_pulled():
         residual.requires_grad_()
         restoration_loss(residual, distorted, clean, mask, l2_weight=0, ssim_weight=0).backward()
         pulls.append(residual.grad)
-    assert pulls[0][0, 0].abs().min() > 0.01
-    torch.testing.assert_close(pulls[0], pulls[1], atol=1e-3, rtol=0)
+    whole = float(pulls[0][0, 0].abs().min())  # that of a pixel that is wrong
+    assert whole > 0.1
+    assert float((pulls[0] - pulls[1]).abs().max()) < 0.02 * whole  # and not twice as much
