@@ -184,8 +184,8 @@ def evaluate(
     }
 
 
-def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """Dice over what was cut, as PNG.
+def draw(rows: Sequence[dict[str, Any]], path: Path, done: str) -> None:
+    """Dice over what was "cut" or "moved", as PNG.
 
     Raises:
         MissingDependencyError: matplotlib is not installed.
@@ -197,7 +197,7 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
     axis = figure.subplots()
     for name, words in SCORES.items():
         axis.plot([row["cut_mm"] for row in rows], [row[name] for row in rows], "o-", label=words)
-    axis.set(xlabel="cut, mm (negative: at the low end of the axis)", ylabel="Dice", ylim=(0, 1))
+    axis.set(xlabel=f"{done}, mm (negative: at the low end of the axis)", ylabel="Dice", ylim=(0, 1))
     axis.grid(alpha=0.3)
     axis.legend()
     figure.savefig(path, dpi=130, format="png")
@@ -235,9 +235,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         evaluate(cfg, described, axis, length, keep_size=args.keep_size)
         for length in tqdm(cuts, "cuts")
     ]
+    done = "moved" if args.keep_size else "cut"
     text = tabulate(
         [[f"{row['cut_mm']:+g}", *(f"{row[name]:.3f}" for name in SCORES)] for row in rows],
-        headers=["cut, mm", *(f"Dice, {words}" for words in SCORES.values())],
+        headers=[f"{done}, mm", *(f"Dice, {words}" for words in SCORES.values())],
         tablefmt="pipe",
         disable_numparse=True,
     )
@@ -246,7 +247,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     facts = {"axis": "DHW"[axis], "keep_size": args.keep_size, "rows": rows}
     write_results({"weights": Path(args.weights).name, **facts}, args.output / "names.json")
     with written_whole(args.output / "names.png") as path:
-        draw(rows, path)
+        draw(rows, path, done)
 
 
 if __name__ == "__main__":
