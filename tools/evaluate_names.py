@@ -197,7 +197,9 @@ def draw(rows: Sequence[dict[str, Any]], path: Path, done: str) -> None:
     axis = figure.subplots()
     for name, words in SCORES.items():
         axis.plot([row["cut_mm"] for row in rows], [row[name] for row in rows], "o-", label=words)
-    axis.set(xlabel=f"{done}, mm (negative: at the low end of the axis)", ylabel="Dice", ylim=(0, 1))
+    axis.set(
+        xlabel=f"{done}, mm (negative: at the low end of the axis)", ylabel="Dice", ylim=(0, 1)
+    )
     axis.grid(alpha=0.3)
     axis.legend()
     figure.savefig(path, dpi=130, format="png")
