@@ -162,8 +162,11 @@ def test_the_same_batch_costs_the_same(repository_root: Path, spine: Path, tmp_p
     for name in ("loss_type", "loss_restoration", "loss_position", "loss_slice"):
         assert float(a[name]) > 0.1
         assert float(a[name]) == pytest.approx(float(b[name]), abs=1e-5), name
-    for name in ("loss_mask", "loss_cls", "loss_box_reg", "loss_rpn_cls", "loss_rpn_loc"):
-        assert float(a[name]) == pytest.approx(float(b[name]), rel=1e-3), name
+    for name in ("loss_mask", "loss_cls", "loss_box_reg"):
+        assert float(a[name]) == pytest.approx(float(b[name]), abs=1e-4), name
+    for name in ("loss_rpn_cls", "loss_rpn_loc"):  # small: of a batch of 100,000 anchors a slice
+        assert float(a[name]) > 0
+        assert float(a[name]) == pytest.approx(float(b[name]), rel=1e-4), name
 
 
 def test_both_begin_alike(repository_root: Path, spine: Path, tmp_path: Path) -> None:
