@@ -283,7 +283,8 @@ def load_cfg(
     cfg = get_cfg() if cfg is None else cfg
     if config_file is not None:
         try:
-            cfg.merge_from_file(str(config_file))
+            # Detectron2's own default would run what a YAML file asks for.
+            cfg.merge_from_file(str(config_file), allow_unsafe=False)
         except Exception as error:  # yaml, yacs and iopath each raise their own
             raise ConfigError(f"{config_file}: {_told(error)}") from error
     if len(overrides) % 2:

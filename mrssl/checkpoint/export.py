@@ -188,7 +188,9 @@ def stock_config(provenance: Provenance) -> dict[str, Any] | None:
     if name not in _ROI_HEADS:
         known = " and ".join(map(repr, _ROI_HEADS))
         raise CheckpointError(f"MODEL.ROI_HEADS.NAME {name!r}: only {known} can be exported")
-    config = {"VERSION": 2, **copy.deepcopy(provenance.model_config)}
+    # Of a file from outside nothing else: a `_BASE_` would be followed by whoever reads it.
+    known = {k: v for k, v in provenance.model_config.items() if k in ("MODEL", "INPUT", "TEST")}
+    config = {"VERSION": 2, **copy.deepcopy(known)}
     for node, stock in _STOCK_NAMES.items():
         if isinstance(config["MODEL"].get(node), dict):
             config["MODEL"][node]["NAME"] = stock
