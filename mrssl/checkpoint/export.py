@@ -189,8 +189,8 @@ def stock_config(provenance: Provenance) -> dict[str, Any] | None:
         known = " and ".join(map(repr, _ROI_HEADS))
         raise CheckpointError(f"MODEL.ROI_HEADS.NAME {name!r}: only {known} can be exported")
     # Of a file from outside nothing else: a `_BASE_` would be followed by whoever reads it.
-    known = {k: v for k, v in provenance.model_config.items() if k in ("MODEL", "INPUT", "TEST")}
-    config = {"VERSION": 2, **copy.deepcopy(known)}
+    nodes = {k: v for k, v in provenance.model_config.items() if k in ("MODEL", "INPUT", "TEST")}
+    config = {"VERSION": 2, **copy.deepcopy(nodes)}
     for node, stock in _STOCK_NAMES.items():
         if isinstance(config["MODEL"].get(node), dict):
             config["MODEL"][node]["NAME"] = stock

@@ -18,6 +18,7 @@ from mrssl.checkpoint import (
     export_checkpoint,
     load_checkpoint,
     save_checkpoint,
+    stock_config,
     to_detectron2,
 )
 from mrssl.errors import run_main
@@ -204,3 +205,10 @@ def test_command_line_errors(tmp_path, capsys, checkpoint_name, to, status, mess
     assert caught.value.code == status
     assert message in capsys.readouterr().err
     assert not os.listdir(tmp_path)
+
+
+def test_a_foreign_checkpoint_adds_no_key_to_the_configuration():
+    """Whoever reads the exported configuration would follow its ``_BASE_``."""
+    config = {"MODEL": {"MASK_ON": True}, "INPUT": {"FORMAT": "RGB"}, "_BASE_": "elsewhere.yaml"}
+    exported = stock_config(Provenance(task="finetune", class_names=("a",), model_config=config))
+    assert exported == {"VERSION": 2, "MODEL": {"MASK_ON": True}, "INPUT": {"FORMAT": "RGB"}}

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mrssl.config import ConfigError
+from mrssl.config import ConfigError, load_cfg
 from mrssl.errors import MrsslError
 
 from .conftest import MakeConfig
@@ -168,3 +168,17 @@ def test_what_detectron2_writes_of_a_configuration_is_read_again(
     cfg = make_config("pretrain", tmp_path, "MRSSL.DISTORTION_HEAD.MARGIN", 4)
     (tmp_path / "again.yaml").write_text(cfg.dump())
     assert load_cfg(tmp_path / "again.yaml", cfg=get_cfg()).MRSSL == cfg.MRSSL
+
+
+@pytest.mark.parametrize("through", ["the file", "its base"])
+def test_a_configuration_runs_no_code(through: str, tmp_path: Path) -> None:
+    from mrssl.engines.detectron2 import get_cfg
+
+    trace, file = tmp_path / "trace", tmp_path / "hostile.yaml"
+    file.write_text(f'OUTPUT_DIR: !!python/object/apply:os.mkdir ["{trace}"]\n')
+    if through == "its base":
+        (tmp_path / "config.yaml").write_text("_BASE_: hostile.yaml\n")
+        file = tmp_path / "config.yaml"
+    with pytest.raises(ConfigError, match=file.name):
+        load_cfg(file, cfg=get_cfg())
+    assert not trace.exists()
