@@ -5,15 +5,33 @@ from __future__ import annotations
 import errno
 import os
 import re
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
+import cv2
+import numpy as np
+
 from mrssl.errors import MrsslError
 
+_MARK = "mrssl-tmp"
 #: Names that :func:`written_whole` and :func:`reserve` write under.
-_TEMPORARY = re.compile(r"\..+\.\d+(\.\w+)?")
+_TEMPORARY = re.compile(rf"\..+\.[0-9a-f]{{8}}\.{_MARK}(\.\w+)?")
+
+
+def _new_file(folder: Path, name: str, suffix: str = "") -> Path:
+    """Make an empty file under a name that nobody could foresee.
+
+    In a shared folder a foreseen name may be somebody else's link by the time it is opened.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    path = folder / f".{name}.{secrets.token_hex(4)}.{_MARK}{suffix}"
+    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    return path
 
 
 @contextmanager
@@ -28,10 +46,11 @@ def written_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
         MrsslError: the folder or the file cannot be written; one line that names it.
     """
     path = Path(path)
-    # The suffix stays last: writers such as imageio choose a format by it.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}{path.suffix}")
+    temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        # The suffix stays last: writers such as imageio choose a format by it.
+        temporary = _new_file(path.parent, path.name, path.suffix)
         yield temporary
         _sync(temporary)
         os.replace(temporary, path)
@@ -40,8 +59,9 @@ def written_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
     except OSError as error:
         raise MrsslError(f"{path}: cannot be written ({error.strerror or error})") from error
     finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
+        if temporary is not None:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
@@ -52,6 +72,28 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     """
     with written_whole(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def write_png(path: str | os.PathLike[str], picture: np.ndarray) -> None:
+    """Put a picture in the place of ``path``; as :func:`written_whole`.
+
+    Encoded in memory: OpenCV itself cannot write to every name that a file may have.
+
+    Args:
+        path: of the PNG.
+        picture: (H, W) or (H, W, 3) uint8, blue first; where it has no colour it is written grey,
+            which is a third of the size.
+
+    Raises:
+        MrsslError: the folder or the file cannot be written; one line that names it.
+    """
+    if picture.ndim == 3 and (picture == picture[..., :1]).all():
+        picture = picture[..., 0]
+    encoded, content = cv2.imencode(".png", picture, [cv2.IMWRITE_PNG_COMPRESSION, 9])
+    if not encoded:
+        raise MrsslError(f"{path}: the picture can't be made")
+    with written_whole(path) as temporary:
+        temporary.write_bytes(content.tobytes())
 
 
 @contextmanager
@@ -73,10 +115,11 @@ def reserve(folder: str | os.PathLike[str], size: int, count: int = 1) -> None:
     Raises:
         MrsslError: no: it cannot be written, is full, or a quota or limit forbids it.
     """
-    probes = [Path(folder) / f".probe{number}.{os.getpid()}" for number in range(count)]
+    probes: list[Path] = []
     try:
-        for probe in probes:
-            with open(probe, "wb") as file:
+        for _ in range(count):
+            probes.append(_new_file(Path(folder), "probe"))
+            with open(probes[-1], "wb") as file:
                 if hasattr(os, "posix_fallocate"):
                     os.posix_fallocate(file.fileno(), 0, max(size, 1))
     except OSError as error:
@@ -107,4 +150,4 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-__all__ = ["replacing", "reserve", "sweep", "write_text", "written_whole"]
+__all__ = ["replacing", "reserve", "sweep", "write_png", "write_text", "written_whole"]

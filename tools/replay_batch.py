@@ -14,7 +14,8 @@ import numpy as np
 
 from mrssl.engines.faults import describe_slice, replay_batch
 from mrssl.errors import run_main
-from visualize_data import sample_picture, save_png
+from mrssl.files import write_png
+from visualize_data import sample_picture
 
 
 def main() -> None:
@@ -35,7 +36,7 @@ def main() -> None:
         )
         if args.output is not None:
             names = [str(c) for c in range(1 + max(sample.get("classes", [0]), default=0))]
-            save_png(args.output / f"{number:02d}.png", sample_picture(sample, names))
+            write_png(args.output / f"{number:02d}.png", sample_picture(sample, names))
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ from mrssl.distortions import Distorter, Distortion, DistortionContext, Region
 from mrssl.distortions.distorter import alpha_of, blend
 from mrssl.engines.datasets import RunData
 from mrssl.errors import MrsslError, run_main
-from mrssl.files import write_text, written_whole
+from mrssl.files import write_png, write_text
 from mrssl.structures.foreground import foreground_mask
 
 SEVERITIES = (0.3, 0.6, 1.0)
@@ -203,15 +203,6 @@ def sample_picture(sample: dict[str, Any], class_names: Sequence[str]) -> np.nda
     return stack_rows([row], ["clean", "distorted", "boxes and types", "changed", "difference"])
 
 
-def save_png(path: Path, picture: np.ndarray) -> None:
-    """Write a picture, whole or not at all; a third of the size where it has no colour."""
-    grey = (picture == picture[..., :1]).all()
-    options = [cv2.IMWRITE_PNG_COMPRESSION, 9]
-    _, encoded = cv2.imencode(".png", picture[..., 0] if grey else picture, options)
-    with written_whole(path) as temporary:
-        temporary.write_bytes(encoded.tobytes())
-
-
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     options = argparse.ArgumentParser(
@@ -249,12 +240,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         half = (len(rows) + 1) // 2
         rows += [[np.zeros_like(cell) for cell in rows[0]]] * (2 * half - len(rows))
         paired = [a + b for a, b in zip(rows[:half], rows[half:], strict=True)]
-        save_png(args.output / "types.png", stack_rows(paired, titles * 2))
+        write_png(args.output / "types.png", stack_rows(paired, titles * 2))
     notes = []
     for n, place in enumerate(tqdm(places, unit="slice")):
         sample = mapper(data.train[place])
         name = f"sample_{n:03d}.png"
-        save_png(args.output / name, sample_picture(sample, data.class_names))
+        write_png(args.output / name, sample_picture(sample, data.class_names))
         kept = ("file_name", "series", "slice_index", "image_id", "seed", "donor", "view")
         notes.append({"picture": name, **{k: sample[k] for k in (*kept, "records") if k in sample}})
     write_text(args.output / "samples.json", json.dumps(notes, indent=1))

@@ -25,7 +25,7 @@ from mrssl.data.normalization import (
 from mrssl.data.sources import Refused, find_volumes, read_source, volume_slice_axis
 from mrssl.data.splits import doubtful_subjects
 from mrssl.errors import MrsslError
-from mrssl.files import write_text, written_whole
+from mrssl.files import write_png, write_text
 from mrssl.privacy import PathMask
 from mrssl.structures.volume import Volume
 
@@ -258,11 +258,7 @@ def write_contact_sheet(report: DataReport, path: str | Path) -> int:
         volume = report.volumes[index]
         text = f"{index + 1}: {'x'.join(map(str, volume['shape']))}{' !' * bool(volume['faults'])}"
         cv2.putText(sheet, text, (x + 3, y + _TILE + 18), cv2.FONT_HERSHEY_SIMPLEX, 0.4, 255, 1)
-    encoded, data = cv2.imencode(".png", sheet)
-    if not encoded:
-        raise MrsslError(f"{path}: the picture can't be made")
-    with written_whole(path) as temporary:
-        temporary.write_bytes(data.tobytes())
+    write_png(path, sheet)
     return count
 
 

@@ -75,7 +75,7 @@ def read_nifti_header(path: str | Path) -> NiftiHeader:
 
 def _parsed(path: str | Path) -> tuple[Any, NiftiHeader]:
     """Nibabel's header, and what it says in canonical axes."""
-    raw = _open_header(path)
+    raw = open_header(path)
     try:
         raw.get_slope_inter()  # refuses an intercept that is not finite
         _check_size(path, raw, os.path.getsize(path))
@@ -114,8 +114,12 @@ def _checked_index(path: str | Path, index: int | None, count: int) -> int:
     return index
 
 
-def _open_header(path: str | Path) -> Any:
-    """Parse the header alone: a nibabel NIfTI-1 or NIfTI-2 header."""
+def open_header(path: str | Path) -> Any:
+    """Parse the header alone: a nibabel NIfTI-1 or NIfTI-2 header.
+
+    Raises:
+        MrsslError: no such file, or no NIfTI header in it.
+    """
     try:
         with _open(path) as stream:
             block = stream.read(544)  # a NIfTI-2 header and the extension flag
@@ -224,4 +228,11 @@ def _open(path: str | Path) -> Any:
     return gzip.open(path, "rb") if _is_gzip(path) else open(path, "rb")
 
 
-__all__ = ["NIFTI_SUFFIXES", "NiftiHeader", "is_nifti", "read_nifti", "read_nifti_header"]
+__all__ = [
+    "NIFTI_SUFFIXES",
+    "NiftiHeader",
+    "is_nifti",
+    "open_header",
+    "read_nifti",
+    "read_nifti_header",
+]

@@ -89,11 +89,23 @@ def test_old_ones_go_and_the_best_stays(tmp_path: Path) -> None:
 def test_what_a_killed_writer_left_is_swept(tmp_path: Path) -> None:
     with written_whole(tmp_path / "model_final.pth") as temporary:
         temporary.write_bytes(b"half")
-        left = tmp_path / temporary.name.replace(str(os.getpid()), "4242")
-        left.write_bytes(b"half")
-    (tmp_path / ".hidden").write_text("the user's own")
+        left = temporary.read_bytes()
+        name = temporary.name
+    (tmp_path / name).write_bytes(left)
+    own = [".bash_history-00123.tmp", ".python_history.1", ".zcompdump-host-5.8"]
+    for mine in own:
+        (tmp_path / mine).write_text("the user's own")
     sweep(tmp_path)
-    assert files(tmp_path) == [".hidden", "model_final.pth"]
+    assert files(tmp_path) == [*own, "model_final.pth"]
+
+
+def test_nobody_can_foresee_what_is_written_to(tmp_path: Path) -> None:
+    names = []
+    for _ in range(2):
+        with written_whole(tmp_path / "a.json") as temporary:
+            names.append(temporary.name)
+            temporary.write_text("{}")
+    assert names[0] != names[1]
 
 
 def test_room_is_looked_for_before_training(

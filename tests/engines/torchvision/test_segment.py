@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,6 @@ from mrssl.config import load_cfg
 from mrssl.data import read_volume
 from mrssl.engines.torchvision import Trainer
 from mrssl.errors import MrsslError
-from mrssl.privacy import patient_marks
 
 FINETUNE = "configs/quick_schedules/finetune_R_18_FPN.yaml"
 #: A model of one iteration is sure of nothing.
@@ -191,19 +189,6 @@ def test_a_folder_of_labels_that_holds_all_scans_is_refused(
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_what_is_left_out_and_was_not_written_by_us_is_told(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    output = tmp_path / "site"
-    inside = [{"file_name": str(output / f"{name}.nii.gz")} for name in "ab"]
-    (outside,) = records = [{"file_name": str(tmp_path / "c.nii.gz")}]
-    assert segment.scans_of([*inside, *records], output, ["a", "b"]) == [outside]
-    assert capsys.readouterr().out == ""
-    assert segment.scans_of([*inside, *records], output, ["a"]) == [outside]
-    assert "left out, as they lie in" in (told := capsys.readouterr().out)
-    assert told.endswith(": 1 files or series\n")
-
-
 def test_inner_regions_lie_on_outer_ones_and_are_counted_in_both() -> None:
     volumes = np.zeros((3, 1, 1, 6), bool)
     volumes[0, ..., 2:4] = volumes[1, ..., 1:5] = volumes[2, ..., 0:2] = True
@@ -317,21 +302,6 @@ def test_labels_of_other_settings_or_another_picture_are_made_anew(
     assert "1 volumes segmented, 1 were there already" in capsys.readouterr().out
 
 
-def test_what_is_written_into_a_series_folder_does_not_change_its_digest(tmp_path: Path) -> None:
-    (tmp_path / "slice").write_bytes(b"a")
-    output = (tmp_path / "labels").resolve()
-
-    def digest() -> str:
-        return segment.digest_of_files(str(tmp_path), tmp_path, output)
-
-    before = digest()
-    output.mkdir()
-    (output / "x.nii.gz").write_bytes(b"b")
-    assert digest() == before
-    (tmp_path / "slice").write_bytes(b"ab")
-    assert digest() != before
-
-
 def test_labels_stay_with_their_patient_when_others_come(
     repository_root: Path,
     checkpoint: Path,
@@ -358,33 +328,6 @@ def test_labels_stay_with_their_patient_when_others_come(
     volumes = json.loads((output / "volumes.json").read_text())
     assert set(volumes) == {"patient_1/anat/T1w", "patient_2/anat/T1w"}
     assert volumes["patient_1/anat/T1w"]["path"] == "patient_1/anat/T1w.nii.gz"
-
-
-def names_of(*files: str, series: str = "", marks: frozenset[str] = frozenset()) -> list[str]:
-    records = [{"file_name": f"data/{file}", "series": series} for file in files]
-    return list(segment.names_of_volumes(records, Path("data"), marks).values())
-
-
-def test_a_volume_is_named_after_its_path_in_the_data_set() -> None:
-    assert names_of("x/T1", "y/T1", ".") == ["x/T1", "y/T1", "data"]
-    (numbered,) = names_of("y/T1", series="1.2.3")
-    assert re.fullmatch(r"y/T1-\w{8}", numbered)
-    (elsewhere,) = names_of("../../other/T1")
-    assert re.fullmatch(r"T1-\w{8}", elsewhere)
-
-
-def test_sources_named_alike_get_names_of_their_own() -> None:
-    names = names_of("x/T1", "x/t1", "x/T2")
-    assert len({name.lower() for name in names}) == 3
-    assert names == names_of("x/T2", "x/t1", "x/T1")[::-1]
-
-
-def test_a_folder_named_after_a_patient_does_not_name_the_output() -> None:
-    marks = patient_marks("Doe^Jane", "4711-0815")
-    names = names_of("x/Doe_Jane", "x/doe jane", "x/T1", marks=marks)
-    assert not any("oe" in name.lower() or "jane" in name.lower() for name in names)
-    assert len(set(names)) == 3
-    assert names[2] == "x/T1"
 
 
 def test_what_cannot_segment_is_refused(
