@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -54,8 +55,12 @@ def run_main(main: Callable[[], int | None]) -> None:
     """Run a command line's ``main`` and exit: an :class:`MrsslError` is one line and status 1.
 
     Of its subclasses, :class:`Interrupted` exits with 75. What the system refuses of a file that it
-    names, such as one on a share that is closed to the user, is one line and status 1 too.
+    names, such as one on a share that is closed to the user, is one line and status 1 too. What is
+    printed of a file's name that the terminal's coding does not have is printed as an escape.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a test's need not be
+            stream.reconfigure(errors="backslashreplace")
     try:
         status = main()
     except MrsslError as error:

@@ -67,11 +67,13 @@ def written_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
 def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Put ``text``, as UTF-8, in the place of ``path``; as :func:`written_whole`.
 
+    What stands in it of a file's name that is no Unicode is written as an escape.
+
     Raises:
         MrsslError: the folder or the file cannot be written; one line that names it.
     """
     with written_whole(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_png(path: str | os.PathLike[str], picture: np.ndarray) -> None:

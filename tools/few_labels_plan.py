@@ -247,6 +247,7 @@ class Plan:
                 for values in itertools.product(*grid.values()):
                     setting = dict(zip(grid, values, strict=True))
                     label = ",".join(f"{k.rpartition('.')[2]}={v}" for k, v in setting.items())
+                    label = label.replace("/", "_")  # of a file: it is to be one folder's name
                     yield Run(
                         id=f"tune/{name}/n{labeled}/{label}/fold{fold}",
                         kind=TUNE,

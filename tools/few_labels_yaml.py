@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,6 +16,7 @@ from mrssl.errors import MrsslError
 
 T = TypeVar("T")
 _REQUIRED: Any = object()
+_NAME = re.compile(r"\w[\w.+ -]*")
 
 
 def load_plan(path: str | Path) -> Plan:
@@ -175,9 +177,15 @@ class Node:
         return Node(f"{self.where}: {key}", self.content.pop(key, {}))
 
     def children(self, key: str) -> Iterator[tuple[Any, Node]]:
-        """Names and mappings of the mapping under ``key``."""
+        """Names and mappings of the mapping under ``key``.
+
+        Raises:
+            MrsslError: a name that cannot be a folder's, as those of runs are.
+        """
         inner = self.child(key)
         for name in list(inner.content):
+            if not _NAME.fullmatch(str(name)):
+                raise MrsslError(f"{inner.where}: {name!r}: letters, digits and . + - _ are meant")
             yield name, inner.child(name)
 
     def rest(self) -> dict[str, Any]:

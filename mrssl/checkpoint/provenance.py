@@ -101,10 +101,14 @@ class Provenance:
         """The provenance of a model built from ``cfg`` (either engine's, ``MRSSL`` included).
 
         Of the data's names, what the ``marks`` of their patients recognise is covered.
+
+        Raises:
+            MrsslError: a checkpoint that says this of itself could not be read; the message names
+                the field.
         """
         import mrssl
 
-        return cls(
+        made = cls(
             version=mrssl.__version__,
             task=task,
             **_input_statistics(cfg),
@@ -114,7 +118,7 @@ class Provenance:
             roi_heads=cfg.MODEL.ROI_HEADS.NAME,
             backbone_depth=cfg.MODEL.RESNETS.DEPTH,
             backbone_norm=cfg.MODEL.RESNETS.NORM,
-            data=tuple(cover(_data_name(name), marks) for name in cfg.DATASETS.TRAIN),
+            data=tuple(_printable(cover(_data_name(n), marks)) for n in cfg.DATASETS.TRAIN),
             intensities=_plain(intensities or {}),
             class_layout=_plain(class_layout or {}),
             planes=tuple(planes),
@@ -127,6 +131,7 @@ class Provenance:
                 "TEST": {"DETECTIONS_PER_IMAGE": cfg.TEST.DETECTIONS_PER_IMAGE},
             },
         )
+        return cls.from_dict(made.to_dict())
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types only (lists, not tuples), fit for a checkpoint and for JSON."""
@@ -235,6 +240,11 @@ def _data_name(name: str) -> str:
     ):
         return folder_alias(name)
     return "/".join(parts[-2:] if described else parts[-1:])
+
+
+def _printable(text: str) -> str:
+    """``text`` with a question mark for what no terminal shows, as of a name in another coding."""
+    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def _plain(value: Any) -> Any:

@@ -8,6 +8,8 @@ Three layouts are understood, all with paths relative to the file:
 
 A path that leaves the file's folder is refused, so that a description from a stranger names nothing
 but what came with it, unless the environment has ``MRSSL_TRUST_PATHS=1``: no file can set that.
+Links are followed, since scans are often linked to where they are kept: unpack what a stranger sent
+with a program that makes no links out of its folder.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
@@ -251,7 +254,9 @@ def _first_channel(image: Path) -> Path:
 def _nnunet_cases(
     path: Path, content: Mapping[str, Any], pattern: str, refused: list[Refused]
 ) -> list[Case]:
-    ending = str(content.get("file_ending", ".nii.gz"))
+    ending = content.get("file_ending", ".nii.gz")
+    if not isinstance(ending, str) or not re.fullmatch(r"(\.\w+)+", ending):
+        raise MrsslError(f"{path}: 'file_ending' {ending!r} is not of the kind of '.nii.gz'")
     images, labels = path.parent / "imagesTr", path.parent / "labelsTr"
     cases = []
     for image in sorted(images.glob(f"*_0000{ending}")):

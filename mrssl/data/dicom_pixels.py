@@ -30,9 +30,10 @@ def read_slices(slices: Sequence[SliceHeader]) -> np.ndarray:
     """
     if not slices:
         raise DicomError("a DICOM volume without slices")
+    # Before anything is allocated on the word of a header, its file has to bear it out.
+    path, frames = slices[0].path, _tiles(_stored_values(slices[0]), slices[0].mosaic)
     volume = np.empty((len(slices), *slices[0].shape), np.float32)
     precise = _needs_philips_scale(slices)
-    path, frames = "", np.empty(0)
     for index, item in enumerate(slices):
         if path != item.path:
             path, frames = item.path, _tiles(_stored_values(item), item.mosaic)

@@ -38,6 +38,10 @@ _SAME_DIRECTION = 1e-3
 MAX_FRAMES = 100_000
 
 
+#: Farther (mm) from the scanner's origin lies no patient: the differences of such places overflow.
+_FARTHEST = 1e6
+
+
 @dataclass(frozen=True, slots=True)
 class Plane:
     """Where a slice lies (PS3.3 C.7.6.2), LPS: x to the Left, y to Posterior, z to Superior.
@@ -68,7 +72,7 @@ class Plane:
         """From ImagePositionPatient and ImageOrientationPatient; None if either is no use."""
         position = numbers(values.get("ImagePositionPatient"), 3)
         cosines = numbers(values.get("ImageOrientationPatient"), 6)
-        if position is None or cosines is None:
+        if position is None or cosines is None or np.abs(position).max() > _FARTHEST:
             return None
         columns, rows = cosines[:3], cosines[3:]
         lengths = np.linalg.norm(columns), np.linalg.norm(rows)

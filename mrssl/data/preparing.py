@@ -40,6 +40,8 @@ from mrssl.structures.foreground import foreground_share
 
 #: Folder of what is done so far: one JSON a volume, gone once the index is written.
 _DONE = "entries"
+#: Folders of images and of labels.
+_ARRAYS = ("volumes", "labels")
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,7 @@ def prepare_store(
     root = path if path.is_dir() else path.parent
     tasks = {_key(case, root, slice_axis, options): case for case in description.cases}
     try:
-        for name in ("volumes", "labels", _DONE):
+        for name in (*_ARRAYS, _DONE):
             (output / name).mkdir(parents=True, exist_ok=True)
         _unpack_index(output)
         waiting = {key: case for key, case in tasks.items() if not _is_done(output, key)}
@@ -138,6 +140,9 @@ def _check_output(output: Path) -> None:
         raise MrsslError(f"{output}: is a file; a folder for the store is needed")
     if not output.is_dir() or not any(output.iterdir()):
         return
+    for folder in (output / name for name in (*_ARRAYS, _DONE)):
+        if folder.is_symlink():  # what is no part of the store is cleared away there
+            raise MrsslError(f"{folder}: is a link; a slice store is one folder")
     index = find_index(output)
     if index is not None:
         check_index(index, read_json(index))
@@ -322,7 +327,7 @@ def _finish(
     content["digest"] = index_digest(content)
     write_text(output / INDEX_NAME, json.dumps(content) + "\n")
     labeled = {entry["key"] for entry in content["volumes"] if entry["label"]}
-    for folder, wanted in (("volumes", set(done)), ("labels", labeled)):
+    for folder, wanted in zip(_ARRAYS, (set(done), labeled), strict=True):
         for path in (output / folder).iterdir():
             if path.stem not in wanted or path.name.startswith("."):
                 path.unlink()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ INDEX_NAME = "dataset.json"
 STORE_VERSION = 2
 #: Memory maps kept open by a process.
 _MAX_OPEN = 64
+#: By which an index names a volume: its file's name, which must not lead elsewhere.
+_KEY = re.compile("[0-9a-f]{16}")
 _EXACT_TYPES = (np.uint8, np.int16, np.uint16, np.int32)
 
 
@@ -94,6 +97,9 @@ def check_index(path: Path, content: Mapping[str, Any]) -> None:
         )
     if content.get("digest") != index_digest(content):
         raise MrsslError(f"{path}: the index of the slice store is damaged: prepare it again")
+    # A digest tells damage, not malice: whoever made the index made its digest.
+    if not all(_KEY.fullmatch(str(entry.get("key"))) for entry in content["volumes"]):
+        raise MrsslError(f"{path}: names a volume as no slice store does")
 
 
 @dataclass(frozen=True, slots=True)

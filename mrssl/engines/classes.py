@@ -22,8 +22,14 @@ def check_same_classes(
         values: likewise, label value, or values, of each class.
 
     Raises:
-        ConfigError: it does not: the same number would mean two classes.
+        ConfigError: it does not: the same number would mean two classes; or a name cannot be
+            printed, which nobody would read from a checkpoint.
     """
+    for name in dataset.class_names:
+        if not name.isprintable():
+            raise ConfigError(
+                f"{where}: the name of its class {name!a} has a character that cannot be printed"
+            )
     if names and list(names) != dataset.class_names:
         raise ConfigError(
             f"{where}: its classes {dataset.class_names} are not those of the data set before, "

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 
 from mrssl.checkpoint import Provenance, input_differences
-from mrssl.config import get_cfg
+from mrssl.config import ConfigError, get_cfg
+from mrssl.data import Dataset
+from mrssl.engines.classes import check_same_classes
 from mrssl.errors import MrsslError
 from mrssl.privacy import patient_marks
 
@@ -41,6 +44,34 @@ def test_a_data_set_may_be_many_subjects_by_name():
         cfg.DATASETS.TRAIN = (name,)
         (found,) = make(cfg).data
         assert found in name and found.endswith(f"[{subjects}]") and "/scans" not in found
+
+
+def test_a_folder_in_another_coding_leaves_a_readable_checkpoint():
+    cfg = get_cfg()
+    cfg.DATASETS.TRAIN = (os.fsdecode(b"/scans/M\xfcller/dataset.json"), "/a\u00a0b/dataset.json")
+    provenance = make(cfg)
+    assert provenance.data == ("M?ller/dataset.json", "a?b/dataset.json")
+    assert Provenance.from_dict(provenance.to_dict()) == provenance
+
+
+def test_what_nobody_could_read_is_not_written():
+    with pytest.raises(MrsslError, match="provenance field type_names"):
+        Provenance.from_config(
+            get_cfg(), task="pretrain", class_names=["distorted"], type_names=["soft\u00adblur"]
+        )
+
+
+@pytest.mark.parametrize(
+    "name", ["Meniscus\u00a0medial", "soft\u00adhyphen", "M\udcfcller", "L1\n"]
+)
+def test_a_class_that_cannot_be_printed_is_refused_before_training(name):
+    with pytest.raises(
+        ConfigError, match=r"DATASETS.TRAIN x: the name of its class '\w+.*cannot be printed"
+    ):
+        check_same_classes(
+            "DATASETS.TRAIN x", Dataset([], ["M\u00e9nisque", name], "x", [1, 2]), [], []
+        )
+    check_same_classes("DATASETS.TRAIN x", Dataset([], ["M\u00e9nisque"], "x", [1]), [], [])
 
 
 def test_unknown_and_absent_fields_are_tolerated():

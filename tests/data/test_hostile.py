@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import resource
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,9 @@ import pydicom
 import pytest
 
 from fuzz_readers import main
-from mrssl.data import find_volumes, read_volume
+from mrssl.data import find_volumes, load_dataset, read_volume
+from mrssl.data.preparing import prepare_store
+from mrssl.data.store import index_digest
 from mrssl.errors import MrsslError
 
 PYDICOM_FILES = Path(pydicom.__file__).parent / "data" / "test_files"
@@ -78,3 +81,72 @@ def test_one_bad_file_does_not_spoil_its_folder(write_series: Callable) -> None:
     found = find_volumes(folder)
     assert [Path(item.path).name for item in found.refused] == ["bad.dcm"]
     assert np.array_equal(read_volume(folder).array, array)
+
+
+def test_a_dicom_header_without_its_pixels_allocates_nothing(
+    write_series: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_series(np.ones((2, 8, 9), np.int16))
+    for path in folder.iterdir():
+        dataset = pydicom.dcmread(path)
+        dataset.Rows = dataset.Columns = 65535
+        dataset.save_as(path)
+    assert len(find_volumes(folder).volumes) == 1
+    monkeypatch.setattr(np, "empty", None)
+    with pytest.raises(MrsslError, match=r"0002\.dcm: truncated: 8589672450 bytes of pixels"):
+        read_volume(folder)
+
+
+@pytest.mark.parametrize("far", ["1e308", "-1.0e300"])
+def test_slices_farther_than_any_patient_do_not_end_a_scan(
+    write_series: Callable, far: str
+) -> None:
+    folder = write_series(np.ones((2, 8, 9), np.int16))
+    for number, path in enumerate(sorted(folder.iterdir())):
+        dataset = pydicom.dcmread(path)
+        dataset.ImagePositionPatient = ["0", "0", "1e308" if number else "-1e308"]
+        dataset.save_as(path)
+    (volume,) = find_volumes(folder).volumes
+    assert any("no position" in fault for fault in volume.faults)
+
+
+@pytest.mark.parametrize("key", ["../../outside", "/outside", "0123456789abcdeg"])
+def test_the_index_of_a_strange_store_leads_nowhere_else(
+    labeled_set: Path, tmp_path: Path, key: str
+) -> None:
+    store = tmp_path / "a" / "b" / "store"
+    prepare_store(labeled_set, store)
+    content = json.loads((store / "dataset.json").read_text())
+    content["volumes"][0]["key"] = key
+    content["digest"] = index_digest(content)
+    (store / "dataset.json").write_text(json.dumps(content))
+    for use in (lambda: prepare_store(labeled_set, store), lambda: load_dataset(store)):
+        with pytest.raises(MrsslError, match=r"names a volume as no slice store does"):
+            use()
+    assert not list(tmp_path.rglob("outside*"))
+
+
+@pytest.mark.parametrize("name", ["volumes", "labels", "entries"])
+def test_what_a_link_in_a_store_leads_to_is_not_cleared(
+    labeled_set: Path, tmp_path: Path, name: str
+) -> None:
+    store, mine = tmp_path / "store", tmp_path / "mine"
+    prepare_store(labeled_set, store)
+    mine.mkdir()
+    (mine / "thesis.txt").write_text("x")
+    if (store / name).is_dir():
+        (store / name).rename(store / f"{name}-before")
+    (store / name).symlink_to(mine, target_is_directory=True)
+    with pytest.raises(MrsslError, match=rf"{name}: is a link"):
+        prepare_store(labeled_set, store)
+    assert (mine / "thesis.txt").read_text() == "x"
+
+
+def test_the_ending_of_files_leads_nowhere_else(labeled_set: Path) -> None:
+    root = labeled_set.parent
+    (root / "imagesTr" / "x_0000").mkdir(parents=True, exist_ok=True)
+    ending = "/../../../private/secret.nii.gz"
+    path = root / "other.json"
+    path.write_text(json.dumps({"labels": {"a": 1}, "file_ending": ending}))
+    with pytest.raises(MrsslError, match=r"other.json: 'file_ending' '/\.\./.* is not of the kind"):
+        load_dataset(path)

@@ -1,0 +1,36 @@
+"""Names that are no Unicode, as an archive from another system has them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from mrssl.files import write_png, write_text
+
+LATIN = os.fsdecode(b"M\xfcller")
+
+
+def test_pictures_and_texts_are_written_under_them_and_of_them(tmp_path: Path) -> None:
+    write_png(tmp_path / f"{LATIN}.png", np.zeros((4, 4, 3), np.uint8))
+    write_text(tmp_path / f"{LATIN}.md", f"of {LATIN}")
+    assert (tmp_path / f"{LATIN}.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / f"{LATIN}.md").read_text() == "of M\\udcfcller"
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_terminal_shows_them_as_escapes() -> None:
+    code = (
+        "import os\n"
+        "from mrssl.errors import MrsslError, run_main\n"
+        "def main():\n"
+        "    print(os.fsdecode(b'M\\xfcller'))\n"
+        "    raise MrsslError(os.fsdecode(b'M\\xfcller: no such file'))\n"
+        "run_main(main)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "M\\udcfcller\n")
+    assert done.stderr == "error: M\\udcfcller: no such file\n"
