@@ -30,11 +30,12 @@ from mrssl.data.store import (
     exact_type,
     find_index,
     index_digest,
+    is_key,
     map_array,
     save_array,
 )
 from mrssl.errors import MrsslError
-from mrssl.files import write_text
+from mrssl.files import sweep, write_text
 from mrssl.privacy import PathMask
 from mrssl.structures.foreground import foreground_share
 
@@ -146,8 +147,17 @@ def _check_output(output: Path) -> None:
     index = find_index(output)
     if index is not None:
         check_index(index, read_json(index))
-    elif not (output / _DONE).is_dir():
+    elif not _is_unfinished(output):
         raise MrsslError(f"{output}: is neither empty nor a slice store")
+
+
+def _is_unfinished(output: Path) -> bool:
+    """Whether a run that was stopped made a folder, with nothing of others in it."""
+    if not (output / _DONE).is_dir():
+        return False
+    inside = [*output.iterdir(), *(output / _DONE).iterdir()]
+    names = {path.name for path in inside if not path.name.startswith(".")}
+    return all(is_key(name.removesuffix(".json")) for name in names - {*_ARRAYS, _DONE})
 
 
 def _key(case: Case, root: Path, slice_axis: str, options: dict[str, Any]) -> str:
@@ -328,8 +338,9 @@ def _finish(
     write_text(output / INDEX_NAME, json.dumps(content) + "\n")
     labeled = {entry["key"] for entry in content["volumes"] if entry["label"]}
     for folder, wanted in zip(_ARRAYS, (set(done), labeled), strict=True):
-        for path in (output / folder).iterdir():
-            if path.stem not in wanted or path.name.startswith("."):
+        sweep(output / folder)
+        for path in (output / folder).glob("*.npy"):
+            if path.stem not in wanted and is_key(path.stem):
                 path.unlink()
     shutil.rmtree(output / _DONE)
 

@@ -29,8 +29,6 @@ INDEX_NAME = "dataset.json"
 STORE_VERSION = 2
 #: Memory maps kept open by a process.
 _MAX_OPEN = 64
-#: By which an index names a volume: its file's name, which must not lead elsewhere.
-_KEY = re.compile("[0-9a-f]{16}")
 _EXACT_TYPES = (np.uint8, np.int16, np.uint16, np.int32)
 
 
@@ -81,6 +79,11 @@ def find_index(folder: str | Path) -> Path | None:
     return None
 
 
+def is_key(name: str) -> bool:
+    """Whether an index may name a volume so: it is its file's name, and must not lead elsewhere."""
+    return re.fullmatch("[0-9a-f]{16}", name) is not None
+
+
 def index_digest(content: Mapping[str, Any]) -> str:
     """SHA-256 of an index without its own digest."""
     rest = {key: value for key, value in content.items() if key != "digest"}
@@ -98,7 +101,7 @@ def check_index(path: Path, content: Mapping[str, Any]) -> None:
     if content.get("digest") != index_digest(content):
         raise MrsslError(f"{path}: the index of the slice store is damaged: prepare it again")
     # A digest tells damage, not malice: whoever made the index made its digest.
-    if not all(_KEY.fullmatch(str(entry.get("key"))) for entry in content["volumes"]):
+    if not all(is_key(str(entry.get("key"))) for entry in content["volumes"]):
         raise MrsslError(f"{path}: names a volume as no slice store does")
 
 
@@ -223,6 +226,7 @@ __all__ = [
     "exact_type",
     "find_index",
     "index_digest",
+    "is_key",
     "is_stored",
     "map_array",
     "open_array",

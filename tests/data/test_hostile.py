@@ -142,6 +142,19 @@ def test_what_a_link_in_a_store_leads_to_is_not_cleared(
     assert (mine / "thesis.txt").read_text() == "x"
 
 
+def test_folders_that_are_called_as_those_of_a_store_are_left_alone(
+    labeled_set: Path, tmp_path: Path
+) -> None:
+    for file in ("entries/january.json", "labels/mine.npy"):
+        (tmp_path / "diary" / file).parent.mkdir(parents=True)
+        (tmp_path / "diary" / file).write_text("precious")
+    with pytest.raises(MrsslError, match="diary: is neither empty nor a slice store"):
+        prepare_store(labeled_set, tmp_path / "diary")
+    (tmp_path / "diary/entries/january.json").unlink()  # as a run that was stopped at once
+    prepare_store(labeled_set, tmp_path / "diary")
+    assert (tmp_path / "diary/labels/mine.npy").read_text() == "precious"
+
+
 def test_the_ending_of_files_leads_nowhere_else(labeled_set: Path) -> None:
     root = labeled_set.parent
     (root / "imagesTr" / "x_0000").mkdir(parents=True, exist_ok=True)
