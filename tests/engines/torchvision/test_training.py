@@ -132,11 +132,15 @@ def test_transferred_parameters_can_be_frozen_and_slowed(
         trainer.data.train_loader(start_iteration=0, rank=0, world_size=1, collate=collate)
     )
     stem = trainer.model.backbone.body.conv1.weight
-    start = stem.detach().clone()
+    mean = trainer.model.backbone.body.bn1.running_mean
+    start, start_mean = stem.detach().clone(), mean.clone()
+    trainer.model.train()  # as an evaluation leaves it
     trainer.step(next(stream))
     assert torch.equal(stem, start)
+    assert torch.equal(mean, start_mean)
     trainer.step(next(stream))
     assert not torch.equal(stem, start)
+    assert not torch.equal(mean, start_mean)
 
 
 def test_thawing_leaves_what_freeze_at_froze(
