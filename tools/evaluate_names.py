@@ -114,7 +114,7 @@ def write_cut(
     marks = frozenset[str]().union(*(case.source.marks for case in described.cases))
     entries: list[dict[str, Any]] = []
     for number, (case, volume, label) in enumerate(labeled_volumes(described)):
-        key, kept, corner = f"{number:04d}", [slice(None)] * 3, np.eye(4)
+        key, kept, corner = f"{number:016x}", [slice(None)] * 3, np.eye(4)
         kept[axis] = cut(volume, axis, millimetres)
         added = [(0, 0)] * 3
         if keep_size:
