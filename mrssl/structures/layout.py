@@ -155,6 +155,11 @@ class ClassLayout:
         """C."""
         return len(self.offsets)
 
+    @property
+    def num_volumes(self) -> int:
+        """In how many volumes the class was seen that was seen most; 0 where none was."""
+        return int(np.diagonal(self.volumes).max(initial=0))
+
     def log_density(
         self,
         first: npt.NDArray[np.integer],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -311,3 +312,18 @@ def test_a_field_that_lies_elsewhere_moves_all_places_alike() -> None:
     # Where the detector cannot tell, the place does.
     unsure = every_slice(*((c, 0.3, box(row)) for row in ROWS[1:] for c in range(3)))
     assert classes_at(named_volume(unsure, SHAPE, SPACING, layout)) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(("volumes", "names"), [(2, [0, 1, 2, 3]), (10, [1, 2, 3, 0])])
+def test_the_names_of_a_detector_that_saw_few_volumes_yield_to_places(
+    volumes: int, names: list[int]
+) -> None:
+    """It names all of them one off, and is surer of that than it can be."""
+    layout = measured(np.array([[[6.0, row + 4, 25.0] for row in ROWS[1:]]]))
+    layout = replace(layout, volumes=np.full((3, 3), volumes), place_spreads=np.full((3, 3), 10.0))
+    found = every_slice(
+        *((c, 0.6, box(ROWS[c])) for c in range(3)),
+        *((c - 1, 0.3, box(ROWS[c])) for c in (1, 2)),
+        (2, 0.5, box(ROWS[3])),
+    )
+    assert classes_at(named_volume(found, SHAPE, SPACING, layout)) == names
