@@ -31,10 +31,10 @@ from mrssl.structures import ClassLayout
 #: How much the detector's choice of a name counts: it takes names also from where in the field of
 #: view a thing lies. Chosen on fields cut at both ends, where twice as much did little.
 _NAME_WEIGHT = 0.25
-#: Places in the field of view count for one, and for so many more over the number of training
-#: volumes: of few, a detector is surer of its names than right. Chosen on detectors that two
-#: volumes trained, and training subjects held out of them.
-_PLACES_OF_FEW = 4.0
+#: From so many training volumes on, places in the field of view count for one; of fewer, a detector
+#: is surer of its names than right, and they count for more. Chosen on detectors that one, two and
+#: eight volumes trained, and training subjects held out of them.
+_ENOUGH_VOLUMES = 6.0
 #: What has scores of so much in sum is rather there than not, and may have any name.
 _RATHER_THERE = 0.5
 #: Names considered in a volume, and sets of them that are kept while structures are added one by
@@ -168,7 +168,7 @@ def name_structures(
       mean scores over the classes, so that what is rather there than not is named; ``p`` the mean
       score of the class, ``p1`` that of its likeliest; ``w`` its number of slices over that of the
       longest, so that a fragment does not take a whole structure's name;
-    - of each named structure, ``(1 + 4 / V) w / n`` times what
+    - of each named structure, ``max(1, 6 / V) w / n`` times what
       :meth:`~mrssl.structures.ClassLayout.place_evidence` says of its place in the field of view:
       a field that lies elsewhere moves all structures alike, so the places of the ``n`` that there
       are to be expected (the sum of ``w`` times ``s``) tell no more than one; but where the
@@ -197,7 +197,7 @@ def name_structures(
     places = layout.place_evidence(centers, extent)
     lengths = _lengths(structures)
     expected = sum(w * s.probabilities.sum() for w, s in zip(lengths, structures, strict=True))
-    weight = (1 + _PLACES_OF_FEW / max(layout.num_volumes, 1)) / max(expected, 1.0)
+    weight = max(1.0, _ENOUGH_VOLUMES / max(layout.num_volumes, 1)) / max(expected, 1.0)
     gains += (weight * lengths[:, None] * places)[tuple(hypotheses.T)]
     pairs = _pair_gains(structures, hypotheses, layout, centers, extent)
     surest = {int(place): gains[hypotheses[:, 0] == place].max() for place, _ in hypotheses}
