@@ -29,7 +29,8 @@ def _new_file(folder: Path, name: str, suffix: str = "") -> Path:
     Raises:
         OSError: it cannot be made.
     """
-    path = folder / f".{name}.{secrets.token_hex(4)}.{_MARK}{suffix}"
+    # Cut, since a name may be as long as the system lets one be.
+    path = folder / f".{name[:40]}.{secrets.token_hex(4)}.{_MARK}{suffix[:20]}"
     os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     return path
 

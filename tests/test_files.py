@@ -22,6 +22,12 @@ def test_pictures_and_texts_are_written_under_them_and_of_them(tmp_path: Path) -
     assert len(list(tmp_path.iterdir())) == 2
 
 
+def test_a_name_may_be_as_long_as_the_system_lets_it(tmp_path: Path) -> None:
+    for name in ("x" * 250 + ".json", "x." + "y" * 253):
+        write_text(tmp_path / name, "{}")
+        assert (tmp_path / name).read_text() == "{}"
+
+
 def test_a_terminal_shows_them_as_escapes() -> None:
     code = (
         "import os\n"

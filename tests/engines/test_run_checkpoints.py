@@ -92,7 +92,7 @@ def test_what_a_killed_writer_left_is_swept(tmp_path: Path) -> None:
         left = temporary.read_bytes()
         name = temporary.name
     (tmp_path / name).write_bytes(left)
-    own = [".bash_history-00123.tmp", ".python_history.1", ".zcompdump-host-5.8"]
+    own = [".bash_history-00123.tmp", ".hidden", ".python_history.1", ".zcompdump-host-5.8"]
     for mine in own:
         (tmp_path / mine).write_text("the user's own")
     sweep(tmp_path)
