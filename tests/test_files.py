@@ -1,4 +1,4 @@
-"""Names that are no Unicode, as an archive from another system has them."""
+"""Files are written whole, also under names that are no Unicode, as of other systems' archives."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
+import pytest
 
 from mrssl.files import write_png, write_text
 
@@ -20,6 +22,16 @@ def test_pictures_and_texts_are_written_under_them_and_of_them(tmp_path: Path) -
     assert (tmp_path / f"{LATIN}.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / f"{LATIN}.md").read_text() == "of M\\udcfcller"
     assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize("grey", [True, False])
+def test_a_picture_without_colour_is_written_grey(tmp_path: Path, grey: bool) -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
+    if grey:
+        picture[:] = picture[..., :1]
+    write_png(tmp_path / "a.png", picture)
+    found = cv2.imread(str(tmp_path / "a.png"), cv2.IMREAD_UNCHANGED)
+    np.testing.assert_array_equal(found, picture[..., 0] if grey else picture)
 
 
 def test_a_name_may_be_as_long_as_the_system_lets_it(tmp_path: Path) -> None:

@@ -98,7 +98,7 @@ class LabelFolder:
 
     def _check_ours(self, facts: Mapping[str, Record]) -> None:
         """Refuse to replace labels that somebody made by hand, or by another program."""
-        for name in facts.keys() - self._known.keys():
+        for name in sorted(facts.keys() - self._known.keys()):
             for file in (self.labels(name), self.picture(name)):
                 if os.path.lexists(file):
                     raise MrsslError(

@@ -36,8 +36,6 @@ from mrssl.privacy import patient_marks, pseudonym
 _SAME_DIRECTION = 1e-3
 #: Frames in one file, at most.
 MAX_FRAMES = 100_000
-
-
 #: Farther (mm) from the scanner's origin lies no patient: the differences of such places overflow.
 _FARTHEST = 1e6
 

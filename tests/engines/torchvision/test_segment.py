@@ -101,6 +101,21 @@ def test_labels_of_a_scan_tilted_by_45_degrees_lie_on_its_grid(kind: type, tmp_p
     np.testing.assert_allclose(found.affine, source.affine, atol=1e-5)
 
 
+def test_a_scan_with_the_intent_of_another_format_has_labels(tmp_path: Path) -> None:
+    """Nibabel would read it as CIFTI, which has no such header."""
+    source = nib.Nifti2Image(np.ones((6, 5, 4), np.int16), np.diag([1.0, 2.0, 3.0, 1.0]))
+    source.header["intent_code"] = 3006
+    scan = tmp_path / "scan.nii"
+    scan.write_bytes(source.to_bytes())
+    volume = read_volume(scan)
+    segment.write_labels(
+        tmp_path / "out.nii.gz", volume.array.astype(np.uint16), volume.affine, str(scan)
+    )
+    found = nib.load(tmp_path / "out.nii.gz")
+    np.testing.assert_allclose(found.affine, source.affine)
+    assert np.asarray(found.dataobj).all()
+
+
 @pytest.mark.parametrize(
     ("unit", "codes"), [("mm", (1, 1)), ("micron", (2, 0)), ("mm", (0, 1)), ("mm", (0, 0))]
 )
