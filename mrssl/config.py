@@ -139,6 +139,8 @@ def add_mrssl_config(cfg: CN) -> None:
     # Share of the side, +-. With little, a detector learns where in the picture a structure is wont
     # to lie, and names alike ones wrongly where a scan was centred elsewhere.
     node.AUGMENT.TRANSLATE = 0.15
+    # Greatest displacement by a smooth random field, as a share of the side.
+    node.AUGMENT.ELASTIC = 0.0
     node.AUGMENT.GAMMA = (0.7, 1.4)
     node.AUGMENT.CONTRAST = (0.8, 1.2)
     # The same before distorting, and with them INPUT.CROP and INPUT.RANDOM_FLIP.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -11,11 +12,13 @@ from fvcore.common.config import CfgNode
 from mrssl.config import ConfigError
 
 FLIPS = ("none", "horizontal", "vertical")
+#: Points a side of the grid of displacements that makes an elastic change.
+_GRID = (3, 6)
 
 
 @dataclass(frozen=True)
 class SliceAugmentation:
-    """Random zoom, rotation, shift, flip, gamma and contrast.
+    """Random zoom, rotation, shift, elastic change, flip, gamma and contrast.
 
     A pair is a range to draw from; a number r is the range (-r, r).
 
@@ -23,6 +26,9 @@ class SliceAugmentation:
         scale: zoom factors about the centre; above 1 the anatomy grows. Drawn log-uniformly.
         rotate: degrees.
         translate: share of the side.
+        elastic: greatest displacement by a smooth random field, a coarse grid of uniform random
+            displacements enlarged by cubic interpolation, as a share of the side. How great it is
+            in a slice is drawn too.
         gamma: exponents of the [0, 1] intensities. Drawn log-uniformly.
         contrast: factors about mid-grey, log-uniform.
         flip: "none", "horizontal" or "vertical", each with probability 1/2 (Detectron2's
@@ -35,6 +41,7 @@ class SliceAugmentation:
     scale: tuple[float, float] = (1.0, 1.0)
     rotate: float = 0.0
     translate: float = 0.0
+    elastic: float = 0.0
     gamma: tuple[float, float] = (1.0, 1.0)
     contrast: tuple[float, float] = (1.0, 1.0)
     flip: str = "none"
@@ -51,14 +58,15 @@ class SliceAugmentation:
             scale=tuple(node.SCALE),
             rotate=node.ROTATE,
             translate=node.TRANSLATE,
+            elastic=node.ELASTIC,
             gamma=tuple(node.GAMMA),
             contrast=tuple(node.CONTRAST),
             flip=cfg.INPUT.RANDOM_FLIP,
         )
 
-    def sample(self, rng: np.random.Generator) -> dict[str, float]:
-        """Draw the parameters of one slice."""
-        return {
+    def sample(self, rng: np.random.Generator) -> dict[str, Any]:
+        """Draw the parameters of one slice: numbers and lists of them."""
+        params: dict[str, Any] = {
             "scale": float(np.exp(rng.uniform(*np.log(self.scale)))),
             "angle": float(rng.uniform(-self.rotate, self.rotate)),
             "dx": float(rng.uniform(-self.translate, self.translate)),
@@ -67,8 +75,13 @@ class SliceAugmentation:
             "contrast": float(np.exp(rng.uniform(*np.log(self.contrast)))),
             "flip": float(self.flip != "none" and rng.random() < 0.5),
         }
+        if self.elastic:
+            points = rng.integers(_GRID[0], _GRID[1] + 1)
+            params["grid"] = rng.uniform(-1, 1, (points, points, 2)).tolist()
+            params["reach"] = float(rng.uniform(0, self.elastic))
+        return params
 
-    def apply_image(self, image: np.ndarray, params: dict[str, float]) -> np.ndarray:
+    def apply_image(self, image: np.ndarray, params: dict[str, Any]) -> np.ndarray:
         """Change a slice.
 
         Args:
@@ -83,13 +96,13 @@ class SliceAugmentation:
         out = np.clip(out, 0.0, 1.0) ** np.float32(params["gamma"])
         return np.clip((out - 0.5) * np.float32(params["contrast"]) + 0.5, 0.0, 1.0)
 
-    def apply_label(self, label: np.ndarray, params: dict[str, float]) -> np.ndarray:
+    def apply_label(self, label: np.ndarray, params: dict[str, Any]) -> np.ndarray:
         """Move a label slice, integer (H, W), along with its image; by nearest neighbour."""
         moved = self._warp(label.astype(np.float32), params, cv2.INTER_NEAREST)
         return moved.astype(label.dtype)
 
-    def matrix(self, shape: tuple[int, int], params: dict[str, float]) -> np.ndarray:
-        """Where a point of a slice goes.
+    def matrix(self, shape: tuple[int, int], params: dict[str, Any]) -> np.ndarray:
+        """Where a point of a slice goes, elastic changes left aside.
 
         Args:
             shape: H, W of the slice.
@@ -111,7 +124,7 @@ class SliceAugmentation:
         return moved
 
     @staticmethod
-    def _warp_matrix(shape: tuple[int, int], params: dict[str, float]) -> np.ndarray:
+    def _warp_matrix(shape: tuple[int, int], params: dict[str, Any]) -> np.ndarray:
         """Without the flip and of the pixels' centres, as OpenCV takes it; float64 (2, 3)."""
         height, width = shape
         centre = ((width - 1) / 2, (height - 1) / 2)
@@ -119,10 +132,30 @@ class SliceAugmentation:
         matrix[:, 2] += np.array([params["dx"] * width, params["dy"] * height])
         return matrix
 
-    def _warp(self, image: np.ndarray, params: dict[str, float], interpolation: int) -> np.ndarray:
+    def _warp(self, image: np.ndarray, params: dict[str, Any], interpolation: int) -> np.ndarray:
         height, width = image.shape
         matrix = self._warp_matrix((height, width), params)
-        moved = cv2.warpAffine(image, matrix, (width, height), flags=interpolation)
+        if "grid" in params:
+            origins = _origins((height, width), matrix, params)
+            moved = cv2.remap(image, origins, None, interpolation)
+        else:
+            moved = cv2.warpAffine(image, matrix, (width, height), flags=interpolation)
         if params["flip"]:
             moved = moved[:, ::-1] if self.flip == "horizontal" else moved[::-1]
         return np.ascontiguousarray(moved)
+
+
+def _origins(shape: tuple[int, int], matrix: np.ndarray, params: dict[str, Any]) -> np.ndarray:
+    """Where the pixels of an elastically changed slice come from.
+
+    Returns:
+        float32 (H, W, 2), x and y of pixel centres: the displaced pixel, moved back by ``matrix``.
+    """
+    height, width = shape
+    grid = np.asarray(params["grid"], np.float32)
+    shift = cv2.resize(grid, (width, height), interpolation=cv2.INTER_CUBIC)
+    shift *= np.float32(params["reach"]) / np.abs(shift).max(axis=(0, 1))
+    shift *= np.array([width, height], np.float32)
+    shift[..., 0] += np.arange(width, dtype=np.float32)
+    shift[..., 1] += np.arange(height, dtype=np.float32)[:, None]
+    return cv2.transform(shift, cv2.invertAffineTransform(matrix))

@@ -206,11 +206,18 @@ def test_a_resized_label_lies_on_its_image(size: int) -> None:
     np.testing.assert_allclose(grid[:, mask].mean(1), of_image, atol=0.1)
 
 
+@pytest.mark.parametrize("elastic", [0.0, 0.05])
 @pytest.mark.parametrize("flip", ["none", "horizontal", "vertical"])
-def test_labels_move_with_the_pixels(flip: str) -> None:
+def test_labels_move_with_the_pixels(flip: str, elastic: float) -> None:
     """A bright square and its label stay on one another under every change."""
     change = SliceAugmentation(
-        scale=(0.8, 1.3), rotate=30, translate=0.1, gamma=(0.7, 1.4), contrast=(0.8, 1.2), flip=flip
+        scale=(0.8, 1.3),
+        rotate=30,
+        translate=0.1,
+        elastic=elastic,
+        gamma=(0.7, 1.4),
+        contrast=(0.8, 1.2),
+        flip=flip,
     )
     image, label = np.zeros((3, 64, 80), np.float32), np.zeros((64, 80), np.int32)
     image[:, 20:36, 30:50] = 1.0
@@ -227,6 +234,27 @@ def test_labels_move_with_the_pixels(flip: str) -> None:
         assert overlap > 0.93
         moved.add(tuple(np.argwhere(there == 4).mean(0).round(1)))
     assert len(moved) > 15
+
+
+def test_an_elastic_change_moves_pixels_no_further_than_asked() -> None:
+    """A slice whose pixels tell where they came from."""
+    change = SliceAugmentation(scale=(1.0, 1.0), rotate=180, translate=0.1, elastic=0.04)
+    side = 96
+    place = np.stack(np.meshgrid(np.arange(side), np.arange(side), indexing="ij"))
+    image = (0.25 + place / (2 * side)).astype(np.float32)  # 0 comes from outside
+    for seed in range(10):
+        params = change.sample(np.random.default_rng(seed))
+        stiff = {key: value for key, value in params.items() if key != "grid"}
+        elastic, affine = (change.apply_image(image, p) for p in (params, stiff))
+        there = np.pad((np.minimum(elastic, affine).min(0) > 0).astype(np.uint8), 1)
+        inside = cv2.erode(there, np.ones((5, 5)))[1:-1, 1:-1]
+        shift = 2 * np.linalg.norm((elastic - affine)[:, inside > 0], axis=0)
+        assert 0.5 * params["reach"] <= shift.max() <= np.sqrt(2) * params["reach"] + 2e-3
+
+
+def test_without_an_elastic_change_the_samples_are_those_of_before() -> None:
+    params = SliceAugmentation(rotate=10).sample(np.random.default_rng(0))
+    assert {"grid", "reach"}.isdisjoint(params)
 
 
 def test_a_flip_of_another_name_is_refused() -> None:
