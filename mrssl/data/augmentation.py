@@ -136,8 +136,8 @@ class SliceAugmentation:
         height, width = image.shape
         matrix = self._warp_matrix((height, width), params)
         if "grid" in params:
-            origins = _origins((height, width), matrix, params)
-            moved = cv2.remap(image, origins, None, interpolation)
+            x, y = _origins((height, width), matrix, params)
+            moved = cv2.remap(image, x, y, interpolation)
         else:
             moved = cv2.warpAffine(image, matrix, (width, height), flags=interpolation)
         if params["flip"]:
@@ -145,17 +145,22 @@ class SliceAugmentation:
         return np.ascontiguousarray(moved)
 
 
-def _origins(shape: tuple[int, int], matrix: np.ndarray, params: dict[str, Any]) -> np.ndarray:
+def _origins(
+    shape: tuple[int, int], matrix: np.ndarray, params: dict[str, Any]
+) -> tuple[np.ndarray, np.ndarray]:
     """Where the pixels of an elastically changed slice come from.
 
     Returns:
-        float32 (H, W, 2), x and y of pixel centres: the displaced pixel, moved back by ``matrix``.
+        Two float32 (H, W), x and y of pixel centres: the displaced pixel, moved back by ``matrix``.
     """
     height, width = shape
     grid = np.asarray(params["grid"], np.float32)
-    shift = cv2.resize(grid, (width, height), interpolation=cv2.INTER_CUBIC)
+    shift: np.ndarray = cv2.resize(grid, (width, height), interpolation=cv2.INTER_CUBIC)
     shift *= np.float32(params["reach"]) / np.abs(shift).max(axis=(0, 1))
-    shift *= np.array([width, height], np.float32)
-    shift[..., 0] += np.arange(width, dtype=np.float32)
-    shift[..., 1] += np.arange(height, dtype=np.float32)[:, None]
-    return cv2.transform(shift, cv2.invertAffineTransform(matrix))
+    x = shift[..., 0] * np.float32(width) + np.arange(width, dtype=np.float32)
+    y = shift[..., 1] * np.float32(height) + np.arange(height, dtype=np.float32)[:, None]
+    inverse = cv2.invertAffineTransform(matrix).astype(np.float32)
+    return (
+        inverse[0, 0] * x + inverse[0, 1] * y + inverse[0, 2],
+        inverse[1, 0] * x + inverse[1, 1] * y + inverse[1, 2],
+    )

@@ -29,6 +29,8 @@ INDEX_NAME = "dataset.json"
 STORE_VERSION = 2
 #: Memory maps kept open by a process.
 _MAX_OPEN = 64
+#: Fields of an entry that are numbers, and their shapes.
+_NUMBERS = {"affine": (4, 4), "window": (2,)}
 _EXACT_TYPES = (np.uint8, np.int16, np.uint16, np.int32)
 
 
@@ -101,8 +103,35 @@ def check_index(path: Path, content: Mapping[str, Any]) -> None:
     if content.get("digest") != index_digest(content):
         raise MrsslError(f"{path}: the index of the slice store is damaged: prepare it again")
     # A digest tells damage, not malice: whoever made the index made its digest.
-    if not all(is_key(str(entry.get("key"))) for entry in content["volumes"]):
-        raise MrsslError(f"{path}: names a volume as no slice store does")
+    volumes, options = content.get("volumes"), content.get("normalization")
+    typed = isinstance(options, dict) and isinstance(volumes, list)
+    if not typed or not all(_is_volume(entry) for entry in volumes or ()):
+        raise MrsslError(f"{path}: describes a volume as no slice store does: prepare it again")
+
+
+def _is_volume(entry: Any) -> bool:
+    """Whether an entry of an index is as :mod:`mrssl.data.preparing` writes it."""
+    try:
+        depth, height, width = (int(side) for side in entry["shape"])
+        numbers = [
+            np.asarray(entry[name], np.float64).shape == shape
+            and np.isfinite(np.asarray(entry[name], np.float64)).all()
+            for name, shape in _NUMBERS.items()
+        ]
+        texts = [entry[name] for name in ("key", "case", "subject")]
+        texts += [*entry["tags"].values(), *entry["faults"]]
+        return (
+            min(depth, height, width) > 0
+            and [depth, height, width] == entry["shape"]
+            and len(entry["foreground"]) == depth
+            and all(isinstance(share, float) for share in entry["foreground"])
+            and all(numbers)
+            and all(isinstance(text, str) for text in texts)
+            and isinstance(entry["label"], bool)
+            and is_key(entry["key"])
+        )
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError):
+        return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +194,7 @@ def open_array(path: str | Path) -> np.ndarray:
     array = _OPEN.pop(key, None)
     if array is None:
         array = map_array(path)
-        if array.shape != stored_entry(path).shape:
+        if array.shape != stored_entry(path).shape or array.dtype.kind not in "iuf":
             raise MrsslError(f"{path}: not the array of the index: prepare the store again")
     _OPEN[key] = array
     while len(_OPEN) > _MAX_OPEN:

@@ -121,9 +121,44 @@ def test_the_index_of_a_strange_store_leads_nowhere_else(
     content["digest"] = index_digest(content)
     (store / "dataset.json").write_text(json.dumps(content))
     for use in (lambda: prepare_store(labeled_set, store), lambda: load_dataset(store)):
-        with pytest.raises(MrsslError, match=r"names a volume as no slice store does"):
+        with pytest.raises(MrsslError, match=r"describes a volume as no slice store does"):
             use()
     assert not list(tmp_path.rglob("outside*"))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("shape", [2, 3]),
+        ("shape", [2.5, 8, 9]),
+        ("shape", "abc"),
+        ("affine", [[1.0, 0.0], [0.0, 1.0]]),
+        ("affine", [[float("nan")] * 4] * 4),
+        ("window", [0.0, "much"]),
+        ("foreground", [0.5]),
+        ("foreground", ["all"]),
+        ("tags", ["Modality"]),
+        ("faults", None),
+        ("case", 7),
+        ("label", "yes"),
+        (None, "no dictionary"),
+    ],
+)
+def test_an_index_that_no_store_has_is_named_in_one_line(
+    labeled_set: Path, tmp_path: Path, field: str | None, value: object
+) -> None:
+    """Its maker made its digest too, so that tells nothing."""
+    store = tmp_path / "store"
+    prepare_store(labeled_set, store)
+    content = json.loads((store / "dataset.json").read_text())
+    if field is None:
+        content["volumes"][0] = value
+    else:
+        content["volumes"][0][field] = value
+    content["digest"] = index_digest(content)
+    (store / "dataset.json").write_text(json.dumps(content))
+    with pytest.raises(MrsslError, match=r"dataset\.json: describes a volume as no slice store"):
+        load_dataset(store)
 
 
 @pytest.mark.parametrize("name", ["volumes", "labels", "entries"])
