@@ -1,24 +1,43 @@
-"""Outputs that are there whole or not at all, at every moment, whatever happens to the machine."""
+"""Outputs that are there whole or not at all, whatever happens to the machine; and JSON to read."""
 
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import cv2
 import numpy as np
 
-from mrssl.errors import MrsslError
+from mrssl.errors import MrsslError, one_line
 
 _MARK = "mrssl-tmp"
 #: Names that :func:`written_whole` and :func:`reserve` write under.
 _TEMPORARY = re.compile(rf"\..+\.[0-9a-f]{{8}}\.{_MARK}(\.\w+)?")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file that holds an object.
+
+    Raises:
+        MrsslError: missing, not JSON, or not an object.
+    """
+    try:
+        # Editors on Windows put a byte order mark before the text, which JSON does not know.
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError as error:
+        raise MrsslError(f"{path}: no such file") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise MrsslError(f"{path}: not readable JSON ({one_line(error)})") from error
+    if not isinstance(content, dict):
+        raise MrsslError(f"{path}: a JSON object is needed, not a {type(content).__name__}")
+    return content
 
 
 def _new_file(folder: Path, name: str, suffix: str = "") -> Path:
@@ -153,4 +172,4 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-__all__ = ["replacing", "reserve", "sweep", "write_png", "write_text", "written_whole"]
+__all__ = ["read_json", "replacing", "reserve", "sweep", "write_png", "write_text", "written_whole"]

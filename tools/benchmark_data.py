@@ -31,14 +31,13 @@ from arguments import positive
 from mrssl.config import load_cfg
 from mrssl.data import VolumeCache, load_dataset
 from mrssl.data.dicom_scan import forget_scans
-from mrssl.data.files import read_json
 from mrssl.data.loader import build_loader
 from mrssl.data.mapper import SliceMapper
 from mrssl.data.preparing import prepare_store
 from mrssl.data.records import PackedRecords
-from mrssl.data.store import INDEX_NAME, index_digest
+from mrssl.data.store import INDEX_NAME, write_index
 from mrssl.errors import run_main
-from mrssl.files import write_text
+from mrssl.files import read_json, write_text
 
 #: What is asked for: prepared per bare second, slices a second, MiB.
 MIN_RATIO, MIN_SLICES, MAX_GROWTH = 0.8, 1500, 8.0
@@ -100,8 +99,7 @@ def synthetic_store(folder: Path, entries: int, shape: tuple[int, int, int]) -> 
         entry = {**first, "key": f"{number:016x}", "subject": f"s{number}", "case": f"s{number}"}
         content["volumes"].append(entry)
         os.link(store / "volumes" / f"{first['key']}.npy", _array(store, entry["key"]))
-    content["digest"] = index_digest(content)
-    write_text(store / INDEX_NAME, json.dumps(content))
+    write_index(store, content)
     return store
 
 

@@ -35,7 +35,7 @@ from mrssl.data.cases import Case
 from mrssl.data.descriptions import Description, describe
 from mrssl.data.label_files import read_label
 from mrssl.data.sources import read_source, volume_slice_axis
-from mrssl.data.store import INDEX_NAME, STORE_VERSION, exact_type, index_digest, save_array
+from mrssl.data.store import exact_type, save_array, write_index
 from mrssl.engines.torchvision.main import evaluate_only
 from mrssl.errors import MrsslError, optional_import, run_main
 from mrssl.evaluation import write_results
@@ -134,23 +134,16 @@ def write_cut(
                 "affine": shown.affine.tolist(),
                 "label": True,
                 "window": [0.0, 1.0],  # of no normalisation: measured when it is read
-                "foreground": [],
+                "foreground": [0.0] * len(shown.array),
                 "case": cover(case.name, marks),
                 "subject": cover(case.source.subject, marks),
                 "tags": {},
                 "faults": [],
             }
         )
-    content: dict[str, Any] = {
-        "mrssl_store": STORE_VERSION,
-        "name": described.name,
-        "labels": dict(zip(described.class_names, described.class_values, strict=True)),
-        "normalization": {},
-        "volumes": entries,
-    }
-    content["digest"] = index_digest(content)
-    write_text(folder / INDEX_NAME, json.dumps(content))
-    return folder / INDEX_NAME
+    names = zip(described.class_names, described.class_values, strict=True)
+    content = {"name": described.name, "labels": dict(names), "normalization": {}}
+    return write_index(folder, {**content, "volumes": entries})
 
 
 def evaluate(

@@ -12,10 +12,9 @@ from typing import Any
 
 from fvcore.common.config import CfgNode
 
-from mrssl.data.files import read_json
 from mrssl.data.preparing import file_stamps, files_of
 from mrssl.errors import MrsslError
-from mrssl.files import write_text
+from mrssl.files import read_json, write_text
 from mrssl.privacy import cover, folder_alias, pseudonym
 
 Record = dict[str, Any]

@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mrssl.data.files import read_json
 from mrssl.data.sources import VolumeSource
 from mrssl.errors import MrsslError
+from mrssl.files import read_json
 from mrssl.privacy import cover
 
 

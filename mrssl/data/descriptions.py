@@ -27,7 +27,6 @@ from typing import Any
 
 from mrssl.data.cases import Case, cases_of_split, parse_dataset_path
 from mrssl.data.dicom_headers import TAGS
-from mrssl.data.files import read_json
 from mrssl.data.labels import ClassValues
 from mrssl.data.nifti import NIFTI_SUFFIXES
 from mrssl.data.sources import (
@@ -42,6 +41,7 @@ from mrssl.data.sources import (
 )
 from mrssl.data.store import check_index, find_index
 from mrssl.errors import MrsslError
+from mrssl.files import read_json
 from mrssl.privacy import PathMask, folder_alias
 
 _LOG = logging.getLogger(__name__)

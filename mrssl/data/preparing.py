@@ -18,7 +18,6 @@ from typing import Any
 
 from mrssl.data.cases import Case, parse_dataset_path, read_splits
 from mrssl.data.descriptions import Description, describe
-from mrssl.data.files import read_json
 from mrssl.data.itk import itk_format, voxel_file
 from mrssl.data.label_files import check_label, read_label
 from mrssl.data.normalization import intensity_window, normalize
@@ -29,13 +28,13 @@ from mrssl.data.store import (
     check_index,
     exact_type,
     find_index,
-    index_digest,
     is_key,
     map_array,
     save_array,
+    write_index,
 )
 from mrssl.errors import MrsslError
-from mrssl.files import sweep, write_text
+from mrssl.files import read_json, sweep, write_text
 from mrssl.privacy import PathMask
 from mrssl.structures.foreground import foreground_share
 
@@ -322,21 +321,18 @@ def _finish(
     done = [key for key in tasks if _is_done(output, key)]
     if not done:
         raise MrsslError(f"{output}: no volume could be read")
-    content: dict[str, Any] = {
-        "mrssl_store": STORE_VERSION,
+    volumes = [
+        read_json(output / _DONE / f"{key}.json") | _described(tasks[key], mask) for key in done
+    ]
+    names = zip(description.class_names, description.class_values, strict=True)
+    content = {
         "name": mask.cover(description.name),
-        "labels": {
-            name: list(value) if isinstance(value, tuple) else value
-            for name, value in zip(description.class_names, description.class_values, strict=True)
-        },
+        "labels": dict(names),
         "normalization": options,
-        "volumes": [
-            read_json(output / _DONE / f"{key}.json") | _described(tasks[key], mask) for key in done
-        ],
+        "volumes": volumes,
     }
-    content["digest"] = index_digest(content)
-    write_text(output / INDEX_NAME, json.dumps(content) + "\n")
-    labeled = {entry["key"] for entry in content["volumes"] if entry["label"]}
+    write_index(output, content)
+    labeled = {entry["key"] for entry in volumes if entry["label"]}
     for folder, wanted in zip(_ARRAYS, (set(done), labeled), strict=True):
         sweep(output / folder)
         for path in (output / folder).glob("*.npy"):

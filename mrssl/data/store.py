@@ -19,10 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from mrssl.data.files import read_json
 from mrssl.data.normalization import normalize
 from mrssl.errors import MrsslError
-from mrssl.files import replacing
+from mrssl.files import read_json, replacing, write_text
 from mrssl.structures.volume import Volume
 
 INDEX_NAME = "dataset.json"
@@ -122,7 +121,7 @@ def _is_volume(entry: Any) -> bool:
         texts += [*entry["tags"].values(), *entry["faults"]]
         return (
             min(depth, height, width) > 0
-            and [depth, height, width] == entry["shape"]
+            and [depth, height, width] == list(entry["shape"])
             and len(entry["foreground"]) == depth
             and all(isinstance(share, float) for share in entry["foreground"])
             and all(numbers)
@@ -132,6 +131,25 @@ def _is_volume(entry: Any) -> bool:
         )
     except (AttributeError, KeyError, OverflowError, TypeError, ValueError):
         return False
+
+
+def write_index(folder: str | Path, content: Mapping[str, Any]) -> Path:
+    """Write the index of the store in ``folder``.
+
+    Args:
+        folder: holds ``volumes`` and, of labelled ones, ``labels``.
+        content: ``name``, ``labels``, ``normalization`` and ``volumes``; version and digest are
+            added.
+
+    Raises:
+        MrsslError: no index that could be read again.
+    """
+    path = Path(folder) / INDEX_NAME
+    content = {**content, "mrssl_store": STORE_VERSION}
+    content["digest"] = index_digest(content)
+    check_index(path, content)
+    write_text(path, json.dumps(content) + "\n")
+    return path
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,4 +280,5 @@ __all__ = [
     "read_stored",
     "save_array",
     "stored_entry",
+    "write_index",
 ]

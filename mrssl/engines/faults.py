@@ -12,11 +12,11 @@ from fvcore.common.config import CfgNode
 
 from mrssl.data import Dataset, load_dataset
 from mrssl.data.donors import slice_name
-from mrssl.data.files import read_json
 from mrssl.engines.datasets import RunData
 from mrssl.engines.distributed import gather_objects, get_rank
 from mrssl.errors import MrsslError
 from mrssl.evaluation import write_results
+from mrssl.files import read_json
 
 
 class NonFiniteError(MrsslError):
