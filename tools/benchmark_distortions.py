@@ -115,7 +115,7 @@ def _slices_per_second(images: Sequence[np.ndarray], seconds: float) -> tuple[fl
         while clock() - start < seconds / 3:
             for i in range(20):
                 image = images[i % len(images)]
-                regions += len(distorter(image, rng, donor=images[(i + 3) % len(images)]).boxes)
+                regions += len(distorter(image, rng, donor=images[(i + 3) % len(images)]).masks)
                 done += 1
         rates.append(done / (clock() - start))
         count += done

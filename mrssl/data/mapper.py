@@ -208,9 +208,9 @@ class SliceMapper:
             sample |= {
                 "image": self.enlarge(result.image, view) * np.float32(INTENSITY_SCALE),
                 "clean": self.enlarge(result.clean, view) * np.float32(INTENSITY_SCALE),
-                "boxes": boxes_of_masks(masks),
+                "boxes": _region_boxes(masks, result.records, grown),
                 "masks": masks,
-                "classes": np.zeros(len(result.boxes), np.int64),
+                "classes": np.zeros(len(masks), np.int64),
                 "types": result.types,
                 "records": result.records,
                 "donor": {key: donor[key] for key in SLICE_KEYS if key in donor},
@@ -353,6 +353,26 @@ def volume_matrix(
         ]
     )
     return (scanned @ np.linalg.inv(moved @ shown)).astype(np.float32)
+
+
+def _region_boxes(
+    masks: np.ndarray, records: Sequence[Mapping[str, Any]], grown: np.ndarray
+) -> np.ndarray:
+    """Boxes of distorted regions: tight, or of the whole region where too little changed.
+
+    Args:
+        masks: bool (N, H, W) on the sample's grid.
+        records: of the N regions, on the grid that was distorted; none of a whole slice.
+        grown: float (3, 3), from that grid to the sample's.
+
+    Returns:
+        float32 (N, 4), XYXY.
+    """
+    boxes = boxes_of_masks(masks)
+    for box, record in zip(boxes, records, strict=False):
+        if record.get("unchanged"):
+            box[:] = np.asarray(record["box"]) * np.tile(grown.diagonal()[:2], 2)
+    return boxes
 
 
 def resized_shape(shape: tuple[int, int], size: int, max_size: int) -> tuple[int, int]:

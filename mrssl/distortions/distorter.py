@@ -8,12 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import cv2
 import numpy as np
 
 from mrssl.distortions.base import (
     DISTORTION_REGISTRY,
-    Box,
     Distortion,
     DistortionContext,
     build_distortions,
@@ -63,8 +61,9 @@ class Distorter:
                 drawn again where fewer change, and dropped after a few tries.
             all_channels: share of regions in which all channels are distorted alike; in the
                 others, only the middle one is.
-            keep_unchanged: keep also the regions in which too little changed; the box is then the
-                whole region's. To measure what can be found at which severity, not to train on.
+            keep_unchanged: keep also the regions in which too little changed; their records say
+                ``"unchanged": True``. To measure what can be found at which severity, not to train
+                on.
             severity_curriculum: factor on the upper end of ``severity``.
             regions_curriculum: factor on the greatest number of regions.
 
@@ -169,8 +168,8 @@ class Distorter:
         rng: np.random.Generator,
         donor: np.ndarray | None,
         iteration: int,
-    ) -> tuple[Box, np.ndarray, dict[str, Any]] | None:
-        """Distort one region of ``image`` in place; its box, changed pixels and record."""
+    ) -> tuple[np.ndarray, dict[str, Any]] | None:
+        """Distort one region of ``image`` in place; its box's changed pixels and its record."""
         channels = "all" if rng.random() < self.all_channels else "middle"
         view = _channels(image, channels)
         context = DistortionContext(
@@ -191,11 +190,6 @@ class Distorter:
         if not enough and not self.keep_unchanged:
             return None
         patch[...] = blended
-        x0, y0, _, _ = region.box
-        x, y = 0, 0
-        h, w = changed.shape
-        if enough:
-            x, y, w, h = cv2.boundingRect(changed.view(np.uint8))
         record = {
             "box": list(region.box),
             "shape": region.shape,
@@ -204,7 +198,7 @@ class Distorter:
             "channels": channels,
             "distortions": steps,
         }
-        return (x0 + x, y0 + y, x0 + x + w, y0 + y + h), changed[y : y + h, x : x + w], record
+        return changed, record if enough else {**record, "unchanged": True}
 
     def _draw_types(self, rng: np.random.Generator) -> list[Distortion]:
         """Types without repetition, by weight (Gumbel's top-k trick), in order of their stage."""
@@ -246,18 +240,17 @@ class Distorter:
         self,
         clean: np.ndarray,
         image: np.ndarray,
-        found: list[tuple[Box, np.ndarray, dict[str, Any]]],
+        found: list[tuple[np.ndarray, dict[str, Any]]],
     ) -> DistortedSlice:
         masks = np.zeros((len(found), *clean.shape[1:]), dtype=bool)
-        boxes = np.zeros((len(found), 4), dtype=np.float32)
         types = np.zeros((len(found), len(self.type_names)), dtype=np.float32)
-        for n, ((x0, y0, x1, y1), changed, record) in enumerate(found):
+        for n, (changed, record) in enumerate(found):
+            x0, y0, x1, y1 = record["box"]
             masks[n, y0:y1, x0:x1] = changed
-            boxes[n] = x0, y0, x1, y1
             for step in record["distortions"]:
                 types[n, self.type_names.index(step["name"])] = 1.0
-        records = [record for _, _, record in found]
-        return DistortedSlice(image if found else clean, clean, masks, boxes, types, records)
+        records = [record for _, record in found]
+        return DistortedSlice(image if found else clean, clean, masks, types, records)
 
 
 def replay(

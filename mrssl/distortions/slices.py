@@ -22,7 +22,6 @@ class DistortedSlice:
         masks: bool (N, H, W), True = a pixel of the middle channel that the region's distortion
             changed by more than the tolerance; nothing outside the region. Where regions overlap,
             each is compared with what the one before left.
-        boxes: float32 (N, 4), XYXY in pixels, tight around the mask, right and bottom exclusive.
         types: float32 (N, K), 1 = the type acts in the region.
         records: one JSON-able dict a region, in the order applied; see
             :func:`~mrssl.distortions.replay`.
@@ -31,7 +30,6 @@ class DistortedSlice:
     image: np.ndarray
     clean: np.ndarray
     masks: np.ndarray
-    boxes: np.ndarray
     types: np.ndarray
     records: list[dict[str, Any]]
 

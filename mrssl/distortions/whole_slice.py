@@ -100,11 +100,7 @@ def _annotate(clean: np.ndarray, image: np.ndarray, done: list[str]) -> Distorte
     changed = np.abs(image[middle] - clean[middle]) > _TOLERANCE
     count = int(changed.any())
     types = np.array([[float(name in done) for name in TYPE_NAMES]], np.float32)
-    boxes = np.zeros((count, 4), np.float32)
-    if count:
-        rows, columns = np.flatnonzero(changed.any(1)), np.flatnonzero(changed.any(0))
-        boxes[0] = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
-    return DistortedSlice(image, clean, changed[None][:count], boxes, types[:count], [])
+    return DistortedSlice(image, clean, changed[None][:count], types[:count], [])
 
 
 __all__ = ["TYPE_NAMES", "WholeSliceDistorter", "map_intensities", "paint", "shuffle"]

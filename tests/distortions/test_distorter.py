@@ -90,10 +90,9 @@ def test_same_generator_same_sample(image, donor):
 def test_shapes_and_dtypes_also_without_regions(image):
     for distorter in (make(), make(clean_share=1.0), make(regions=(0, 0))):
         out = distorter(image, np.random.default_rng(0))
-        n = len(out.boxes)
+        n = len(out.masks)
         assert out.image.shape == image.shape and out.image.dtype == np.float32
         assert out.masks.shape == (n, 128, 144) and out.masks.dtype == bool
-        assert out.boxes.shape == (n, 4) and out.boxes.dtype == np.float32
         assert out.types.shape == (n, len(distorter.type_names)) and out.types.dtype == np.float32
         assert len(out.records) == n
         if n == 0:
@@ -103,7 +102,7 @@ def test_shapes_and_dtypes_also_without_regions(image):
 def test_clean_share_is_kept(image):
     distorter = make(["gamma"], clean_share=0.4)
     rng = np.random.default_rng(0)
-    clean = [len(distorter(image, rng).boxes) == 0 for _ in range(500)]
+    clean = [len(distorter(image, rng).masks) == 0 for _ in range(500)]
     assert np.mean(clean) == pytest.approx(0.4, abs=0.07)
 
 
@@ -137,14 +136,14 @@ def test_every_type_named_changes_enough_pixels(image, donor):
 
 def test_nothing_changes_at_severity_zero(image):
     out = make(severity=(0.0, 0.0))(image, np.random.default_rng(0))
-    assert len(out.boxes) == 0 and out.image.tobytes() == image.tobytes()
+    assert len(out.masks) == 0 and out.image.tobytes() == image.tobytes()
 
 
 def test_unchanged_regions_are_kept_where_they_are_asked_for(image):
     kept = make(severity=(0.0, 0.0), keep_unchanged=True)(image, np.random.default_rng(0))
-    assert len(kept.boxes) == len(kept.records) == 3 and kept.types.sum() == 3
+    assert len(kept.masks) == len(kept.records) == 3 and kept.types.sum() == 3
     assert kept.image.tobytes() == image.tobytes() and not kept.masks.any()
-    assert kept.boxes.tolist() == [record["box"] for record in kept.records]
+    assert all(record["unchanged"] for record in kept.records)
 
 
 def test_the_regions_depend_on_neither_type_nor_severity(image):
@@ -169,9 +168,9 @@ def test_keeping_the_unchanged_changes_nothing_else(image, donor):
             )
             for keep in (True, False)
         )
-        if len(usual.boxes) == len(kept.boxes):
+        if len(usual.masks) == len(kept.masks):
             assert usual.records == kept.records
-            assert np.array_equal(usual.boxes, kept.boxes)
+            assert np.array_equal(usual.masks, kept.masks)
 
 
 def test_flat_slices_are_not_labelled():
@@ -180,7 +179,7 @@ def test_flat_slices_are_not_labelled():
         distorter = make(["local_shuffle", "gaussian_blur", "rotation", "patch_swap"])
         for seed in range(20):
             out = distorter(flat, np.random.default_rng(seed))
-            assert len(out.boxes) == 0
+            assert len(out.masks) == 0
 
 
 def test_weights_set_the_frequencies(image):
@@ -283,7 +282,7 @@ def test_composition_overlap_channels_and_curricula_by_config(image, donor):
         return [distorter(image, rng, donor=donor, iteration=iteration) for rng in rngs]
 
     early, late = draws(0), draws(10)
-    assert max(len(out.boxes) for out in early) == 1 and max(len(out.boxes) for out in late) > 3
+    assert max(len(out.masks) for out in early) == 1 and max(len(out.masks) for out in late) > 3
     assert all((out.types.sum(axis=1) == 2).all() for out in late)
     assert any((out.masks.sum(axis=0) > 1).any() for out in late), "regions overlap"
     assert {record["channels"] for out in late for record in out.records} == {"middle"}

@@ -42,7 +42,7 @@ def test_the_documented_type_is_drawn_labelled_and_replayed(own_type: str) -> No
     distorter = Distorter.from_config(cfg)
     image = phantom_slice(np.random.default_rng(0))[None]
     out = distorter(image, np.random.default_rng(0))
-    assert len(out.boxes) > 0
+    assert len(out.masks) > 0
     assert out.types[:, distorter.type_names.index(own_type)].all()
     assert replay(image, out.records).tobytes() == out.image.tobytes()
 

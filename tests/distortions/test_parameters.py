@@ -119,5 +119,5 @@ def test_a_type_that_changed_nothing_is_in_no_label():
     both = Distorter(sampler, types, compose=(2, 2), **options)
     alone = Distorter(sampler, types[:1], **options)
     for seed in range(5):
-        assert len(alone(image, np.random.default_rng(seed)).boxes) > 0
-        assert len(both(image, np.random.default_rng(seed)).boxes) == 0
+        assert len(alone(image, np.random.default_rng(seed)).masks) > 0
+        assert len(both(image, np.random.default_rng(seed)).masks) == 0

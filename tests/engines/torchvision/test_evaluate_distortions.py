@@ -60,6 +60,27 @@ def test_all_is_found_at_severity_one_and_nothing_at_zero(
     assert "3 of 3 types." in text and "0.000 of the regions are met by chance" in text
 
 
+@pytest.mark.parametrize("size", ["0", "160"])
+def test_what_lies_on_an_unchanged_region_is_found_by_chance(
+    repository_root: Path, phantom: Path, size: str
+) -> None:
+    """The regions are where they would have been distorted, also in slices that are enlarged."""
+    options = ["MODEL.DEVICE", "cpu", "DATASETS.TEST", f"('{phantom}:test',)", *OPTIONS]
+    options += ["INPUT.MIN_SIZE_TEST", size, "INPUT.MAX_SIZE_TEST", "320"]
+    data = RunData(load_cfg(repository_root / CONFIG, options), training=False)
+    probe = evaluate_distortions.UnchangedProbe(data.test_mapper, 0.0, 1000)
+    strong = evaluate_distortions.Probe(data.test_mapper, 1.0, 1000)
+    sides = []
+    for record in data.test[::3]:
+        sample, distorted = (p({**record, "probe": 1}) for p in (probe, strong))
+        assert bool(sample["view"]["enlarged"]) == (size == "160")
+        assert not sample["masks"].any() and len(sample["boxes"]) == len(distorted["boxes"])
+        for whole, tight in zip(sample["boxes"], distorted["boxes"], strict=True):
+            assert (whole[:2] <= tight[:2] + 1).all() and (tight[2:] <= whole[2:] + 1).all()
+            sides.append((tight[2:] - tight[:2]) / (whole[2:] - whole[:2]))
+    assert np.median(sides) > 0.8
+
+
 def test_the_report_names_what_is_not_found() -> None:
     results = {
         s: {
