@@ -216,7 +216,7 @@ def write_report(
     losses = loss_names(pretraining)
     report.figure(curves([pretraining], losses, "loss"), "Losses of pretraining")
     checkpoint = pretraining.folder / "model_final.pth"
-    found = demo_pictures.predictions(PRETRAIN, seen, checkpoint, samples, described)
+    found = demo_pictures.predictions(checkpoint, samples, described)
     rows = demo_pictures.restoration_rows(samples, found, names)
     titles = ["distorted", "found and named", "restored", "clean"]
     report.figure(picture_grid(titles, rows), "What the pretrained detector makes of them")
@@ -229,10 +229,8 @@ def write_report(
     report.figure(curves(both, ["dice/dice"], "Dice"), "Dice on the scored slabs while training")
     samples, described = demo_pictures.seen_samples(FINETUNE, _flat(overrides["scratch"]), 4)
     outputs = [
-        demo_pictures.predictions(
-            FINETUNE, _flat(overrides[name]), run.folder / "model_final.pth", samples, described
-        )
-        for name, run in runs.items()
+        demo_pictures.predictions(run.folder / "model_final.pth", samples, described)
+        for run in both
     ]
     rows = demo_pictures.segmentation_rows(samples, outputs)
     titles = ["slice", "labels", *(run.title for run in both)]

@@ -14,11 +14,12 @@ import numpy as np
 import torch
 
 from demo_report import Picture
-from mrssl.checkpoint import load_checkpoint, load_strict
+from mrssl.checkpoint import load_checkpoint
 from mrssl.config import load_cfg
 from mrssl.data.mapper import INTENSITY_SCALE
 from mrssl.engines.datasets import RunData
-from mrssl.engines.torchvision import build_model
+from mrssl.engines.device import with_device
+from mrssl.engines.torchvision import load_model
 from mrssl.engines.torchvision.batches import collate, to_prediction
 
 SCORE_THRESHOLD = 0.5
@@ -31,20 +32,15 @@ def seen_samples(
     config: Path, overrides: Sequence[str], count: int
 ) -> tuple[list[Sample], RunData]:
     """Mapped slices, spread over ``DATASETS.TEST``, and the data that they are of."""
-    data = RunData(load_cfg(config, overrides), training=False)
+    data = RunData(with_device(load_cfg(config, overrides)), training=False)
     return data.picture_samples(count), data
 
 
 @torch.no_grad()
-def predictions(
-    config: Path, overrides: Sequence[str], checkpoint: Path, samples: list[Sample], data: RunData
-) -> list[Prediction]:
+def predictions(checkpoint: Path, samples: list[Sample], data: RunData) -> list[Prediction]:
     """What the model in ``checkpoint`` finds in ``samples``; detections below 0.5 left out."""
-    cfg = data.with_classes(load_cfg(config, overrides))
-    model = build_model(cfg, len(data.type_names))
-    load_strict(model, load_checkpoint(checkpoint), names="torchvision")
-    outputs = [to_prediction(output) for output in model.eval()(collate(samples))]
-    return [_confident(output) for output in outputs]
+    model = load_model(data, load_checkpoint(checkpoint))
+    return [_confident(to_prediction(output)) for output in model(collate(samples))]
 
 
 def _confident(output: Prediction) -> Prediction:

@@ -21,18 +21,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from fvcore.common.config import CfgNode
 
 from arguments import parse
 from checkpoint_cli import checkpoint_parser, configuration
 from distortion_report import FOUND, Sweep, draw_recall, format_sweep
-from mrssl.checkpoint import Provenance, load_checkpoint, load_strict
 from mrssl.config import ConfigError, is_pretraining
 from mrssl.data.loader import EvaluationSet, build_loader
 from mrssl.data.mapper import SliceMapper
 from mrssl.distortions import Distorter
-from mrssl.engines.datasets import RunData
-from mrssl.engines.torchvision import build_model
+from mrssl.engines.datasets import TEST_BATCH, RunData
+from mrssl.engines.torchvision import load_model
 from mrssl.engines.torchvision.batches import collate_with_truth
 from mrssl.engines.torchvision.evaluation import evaluate
 from mrssl.errors import MrsslError, optional_import, run_main
@@ -40,7 +38,6 @@ from mrssl.evaluation import pretext_evaluator, write_results
 from mrssl.files import write_text, written_whole
 
 SEVERITIES = (0.0, 0.25, 0.5, 1.0)
-BATCH = 4
 
 
 class Probe:
@@ -122,7 +119,7 @@ def sweep(model: torch.nn.Module, data: RunData, severities: Sequence[float], sl
         probe = kind(data.test_mapper, severity, count)
         pairs = [{**record, "probe": index} for index in range(turns) for record in records]
         loader = build_loader(
-            EvaluationSet(pairs, probe), batch_size=BATCH, collate=collate_with_truth
+            EvaluationSet(pairs, probe), batch_size=TEST_BATCH, collate=collate_with_truth
         )
         results[severity] = evaluate(
             model, loader, pretext_evaluator(names), description=f"severity {severity:g}"
@@ -130,24 +127,6 @@ def sweep(model: torch.nn.Module, data: RunData, severities: Sequence[float], sl
         recall = results[severity]["localization"]["recall"]
         print(f"severity {severity:g}: recall {recall:.3f}", flush=True)
     return Sweep(names, results, slices=len(records))
-
-
-def load_model(cfg: CfgNode, data: RunData) -> torch.nn.Module:
-    """The embedded engine's model with ``MODEL.WEIGHTS``, of either engine.
-
-    Raises:
-        MrsslError: the checkpoint does not fit, or was trained on other types.
-    """
-    content = load_checkpoint(cfg.MODEL.WEIGHTS)
-    trained = Provenance.from_dict(content.get("mrssl", {})).type_names
-    if trained and list(trained) != data.type_names:
-        raise MrsslError(
-            f"{cfg.MODEL.WEIGHTS}: trained on other types than MRSSL.PRETEXT.DISTORTIONS names: "
-            f"{', '.join(trained)}"
-        )
-    model = build_model(cfg, len(data.type_names)).to(cfg.MODEL.DEVICE)
-    load_strict(model, content, names="torchvision", where=cfg.MODEL.WEIGHTS)
-    return model
 
 
 def parse_severities(text: str) -> tuple[float, ...]:
@@ -183,9 +162,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     cfg = configuration(args)
     if not is_pretraining(cfg):
         raise ConfigError(f"{args.config_file}: not a configuration of the pretext")
-    data = RunData(cfg, training=False)
-    model = load_model(data.with_classes(cfg), data)
-    found = sweep(model, data, args.severities, args.slices)
+    data, content = RunData.for_weights(cfg)
+    found = sweep(load_model(data, content), data, args.severities, args.slices)
     text = format_sweep(found)
     print(text)
     write_text(args.output / "distortions.md", text + "\n")

@@ -36,7 +36,7 @@ from mrssl.data.descriptions import Description, describe
 from mrssl.data.label_files import read_label
 from mrssl.data.sources import read_source, volume_slice_axis
 from mrssl.data.store import exact_type, save_array, write_index
-from mrssl.engines.torchvision.main import evaluate_only
+from mrssl.engines.torchvision import evaluate_only
 from mrssl.errors import MrsslError, optional_import, run_main
 from mrssl.evaluation import write_results
 from mrssl.files import write_text, written_whole

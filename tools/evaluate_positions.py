@@ -24,11 +24,10 @@ from tqdm import tqdm
 
 from arguments import parse
 from checkpoint_cli import checkpoint_parser, configuration
-from evaluate_distortions import load_model
 from mrssl.config import ConfigError
 from mrssl.data.mapper import SliceMapper
 from mrssl.engines.datasets import RunData
-from mrssl.engines.torchvision import MaskRCNN
+from mrssl.engines.torchvision import MaskRCNN, load_model
 from mrssl.engines.torchvision.batches import to_input
 from mrssl.errors import MrsslError, optional_import, run_main
 from mrssl.evaluation import write_results
@@ -125,8 +124,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     cfg = configuration(args)
     if cfg.MRSSL.POSITION_HEAD.LOSS_WEIGHT <= 0:
         raise ConfigError("MRSSL.POSITION_HEAD.LOSS_WEIGHT 0: there is no position branch")
-    data = RunData(cfg, training=False)
-    model = load_model(data.with_classes(cfg), data).eval()
+    data, content = RunData.for_weights(cfg)
+    model = load_model(data, content)
     assert isinstance(model, MaskRCNN)
     # As in training: evaluation shows whole slices, which a window tells nothing new of.
     mapper = SliceMapper.from_config(cfg, training=True)

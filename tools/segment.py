@@ -48,14 +48,14 @@ from label_folder import (
     names_of_volumes,
     volume_of,
 )
-from mrssl.checkpoint import Provenance, load_strict
+from mrssl.checkpoint import Provenance
 from mrssl.config import ConfigError, is_pretraining
 from mrssl.data.cases import parse_dataset_path
 from mrssl.data.labels import ClassValues, values_of_class
 from mrssl.data.nifti import is_nifti, open_header
 from mrssl.engines.datasets import RunData
 from mrssl.engines.pictures import draw_masks, gray_to_rgb
-from mrssl.engines.torchvision import build_model
+from mrssl.engines.torchvision import load_model
 from mrssl.engines.torchvision.batches import collate, to_prediction
 from mrssl.errors import MrsslError, run_main
 from mrssl.evaluation.joining import Instance, instances_of
@@ -69,7 +69,7 @@ QFORM = ("qform_code", *(f"quatern_{x}" for x in "bcd"), *(f"qoffset_{x}" for x 
 PICTURED, SHOWN = 8, 192
 
 
-def load_model(cfg: CfgNode) -> tuple[torch.nn.Module, RunData]:
+def fine_tuned(cfg: CfgNode) -> tuple[torch.nn.Module, RunData]:
     """The model in ``MODEL.WEIGHTS`` and the slices of ``DATASETS.TEST``.
 
     Raises:
@@ -78,9 +78,7 @@ def load_model(cfg: CfgNode) -> tuple[torch.nn.Module, RunData]:
     data, content = RunData.for_weights(cfg, labeled=False)
     if Provenance.from_dict(content["mrssl"]).task != "finetune":
         raise MrsslError(f"{cfg.MODEL.WEIGHTS}: not of a fine-tuned model")
-    model = build_model(data.with_classes(cfg), 0).to(cfg.MODEL.DEVICE)
-    load_strict(model, content, names="torchvision", where=cfg.MODEL.WEIGHTS)
-    return model.eval(), data
+    return load_model(data, content), data
 
 
 @torch.no_grad()
@@ -99,7 +97,7 @@ def segment_volume(
         MrsslError: the volume cannot be read.
     """
     data.test, found = records, dict[int, list[Instance]]()
-    for batch in data.test_loader(rank=0, world_size=1, collate=collate):
+    for batch in data.test_loader(collate=collate):
         for record, output in zip(batch, map(to_prediction, model(batch)), strict=True):
             found[record["slice_index"]] = instances_of(output)
         progress.update(len(batch))
@@ -185,7 +183,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     cfg = configuration(args)
     if is_pretraining(cfg):
         raise ConfigError(f"{args.config_file}: a configuration of the pretext segments nothing")
-    model, data = load_model(cfg)
+    model, data = fine_tuned(cfg)
     path, _ = parse_dataset_path(args.dataset)
     root = path if path.is_dir() else path.parent
     folder = LabelFolder(args.output)

@@ -74,4 +74,16 @@ def class_differences(
     return []
 
 
-__all__ = ["check_same_classes", "class_differences"]
+def check_types(trained: Provenance, names: Sequence[str], *, where: str) -> None:
+    """Raise :class:`ConfigError` where a checkpoint, ``where``, was trained on other distortions.
+
+    As many of other names would be scored as these.
+    """
+    if trained.type_names and list(trained.type_names) != list(names):
+        raise ConfigError(
+            f"{where}: trained on other types than MRSSL.PRETEXT.DISTORTIONS names: "
+            f"{', '.join(trained.type_names)}"
+        )
+
+
+__all__ = ["check_same_classes", "check_types", "class_differences"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from typing import Any
 
@@ -26,8 +26,8 @@ from mrssl.data.mapper import SliceMapper
 from mrssl.data.records import PackedRecords, of_readable
 from mrssl.data.statistics import class_layout, intensity_summary
 from mrssl.engines import doubts
-from mrssl.engines.classes import check_same_classes, class_differences
-from mrssl.engines.distributed import is_main_process
+from mrssl.engines.classes import check_same_classes, check_types, class_differences
+from mrssl.engines.distributed import get_rank, get_world_size, is_main_process
 from mrssl.errors import MrsslError
 from mrssl.evaluation import (
     DistortionEvaluator,
@@ -43,6 +43,8 @@ from mrssl.structures import ClassLayout
 from mrssl.structures.volume import plane_of_slices
 
 _LOG = logging.getLogger(__name__)
+#: Test slices at once.
+TEST_BATCH = 4
 #: Detectron2's default of ``MODEL.ROI_HEADS.NUM_CLASSES``: nobody chose it for MRI.
 _UNSET_CLASSES = 80
 _BAR = partial(tqdm, desc="read", unit="volume", delay=5, leave=False, disable=None)
@@ -154,6 +156,7 @@ class RunData:
         if not labeled and not trained.class_names:
             raise ConfigError(f"{cfg.MODEL.WEIGHTS}: does not name its classes")
         data = cls(cfg, training=False, trained=trained, labeled=labeled, load=load)
+        check_types(trained, data.type_names, where=cfg.MODEL.WEIGHTS)
         for line in data.class_differences(trained, cfg.MODEL.WEIGHTS) + data.differences(trained):
             print(f"warning: {line}")
         return data, content
@@ -180,6 +183,8 @@ class RunData:
         records: list[dict[str, Any]] = []
         node = self.cfg.DATASETS.TRAIN if training else self.cfg.DATASETS.TEST
         for name in node:
+            if not isinstance(name, str):
+                raise ConfigError(f"{key} {name!r}: a path or a registered name is needed")
             dataset = self._load(name, labeled=self._labeled, **options)
             self._check_classes(f"{key} {name}", dataset)
             self.marks |= dataset.marks
@@ -317,20 +322,18 @@ class RunData:
         self,
         *,
         start_iteration: int,
-        rank: int,
-        world_size: int,
         collate: Callable[[list[dict[str, Any]]], Any],
         pin_memory: bool = False,
     ) -> Batches:
         """Endless batches of this process, from ``start_iteration`` on."""
-        size = self.cfg.SOLVER.IMS_PER_BATCH
+        size, processes = self.cfg.SOLVER.IMS_PER_BATCH, get_world_size()
         sampler = PositionSampler(
-            size, start_iteration=start_iteration, rank=rank, world_size=world_size
+            size, start_iteration=start_iteration, rank=get_rank(), world_size=processes
         )
         return Batches(
             build_loader(
                 self.train_stream(),
-                batch_size=size // world_size,
+                batch_size=size // processes,
                 sampler=sampler,
                 num_workers=self.cfg.DATALOADER.NUM_WORKERS,
                 collate=collate,
@@ -349,14 +352,7 @@ class RunData:
             max_unreadable=self.cfg.MRSSL.DATA.MAX_UNREADABLE,
         )
 
-    def test_loader(
-        self,
-        *,
-        rank: int,
-        world_size: int,
-        collate: Callable[[list[dict[str, Any]]], Any],
-        batch_size: int = 4,
-    ) -> DataLoader[Any]:
+    def test_loader(self, *, collate: Callable[[list[dict[str, Any]]], Any]) -> DataLoader[Any]:
         """This process's part of the test slices, each once; see :meth:`test_share`.
 
         Raises:
@@ -364,22 +360,22 @@ class RunData:
         """
         if not self.test:
             raise ConfigError("DATASETS.TEST is empty: there is nothing to evaluate on")
-        share = self.test_share(rank, world_size, batch_size)
+        share = self.test_share(get_rank(), get_world_size())
         return build_loader(
             EvaluationSet(self.test[share.start : share.stop], self.test_mapper),
-            batch_size=batch_size,
+            batch_size=TEST_BATCH,
             num_workers=0,
             collate=collate,
         )
 
-    def test_share(self, rank: int, world_size: int, batch_size: int) -> range:
+    def test_share(self, rank: int, world_size: int) -> range:
         """Indices of one process's test slices: consecutive, and whole batches.
 
         So every slice lies in the same batch, and finds the same to the last bit, however many
         processes there are.
         """
-        batches = -(-len(self.test) // batch_size)
-        first, last = (batches * r // world_size * batch_size for r in (rank, rank + 1))
+        batches = -(-len(self.test) // TEST_BATCH)
+        first, last = (batches * r // world_size * TEST_BATCH for r in (rank, rank + 1))
         return range(first, min(last, len(self.test)))
 
     def picture_samples(self, count: int = 4) -> list[dict[str, Any]]:
@@ -390,6 +386,9 @@ class RunData:
         Raises:
             MrsslError: none of them can be read.
         """
-        records = self.test or self.train
-        chosen = [records[(2 * i + 1) * len(records) // (2 * count)] for i in range(count)]
-        return of_readable(chosen, self.test_mapper)
+        return of_readable(spread(self.test or self.train, count), self.test_mapper)
+
+
+def spread(records: Sequence[Any], count: int) -> list[Any]:
+    """``count`` of some records, as far from each other and from both ends as they can be."""
+    return [records[(2 * i + 1) * len(records) // (2 * count)] for i in range(count)]

@@ -111,6 +111,10 @@ def test_a_misspelt_key_in_the_file(attempt, tmp_path: Path, repository_root: Pa
     assert "MRSSL.PRETEXTS" in text
 
 
+def test_a_data_set_that_is_no_path(attempt) -> None:
+    assert attempt("DATASETS.TRAIN", "(1,)").startswith("DATASETS.TRAIN 1: a path")
+
+
 def test_no_training_data(attempt) -> None:
     assert "DATASETS.TRAIN is empty" in attempt()
 
@@ -133,6 +137,29 @@ def test_a_value_that_names_nothing(attempt, phantom: Path, key: str, value: obj
     text = attempt(*train_on(phantom), key, value)
     assert key in text
     assert str(value) in text
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("MODEL.ROI_HEADS.IN_FEATURES", "['p9']"),
+        ("MODEL.ROI_HEADS.IN_FEATURES", "['p3', 'p2']"),
+        ("MODEL.FPN.IN_FEATURES", "['layer1']"),
+        ("MODEL.ANCHOR_GENERATOR.SIZES", "[[16], [32]]"),
+        ("MODEL.ANCHOR_GENERATOR.SIZES", "[[-16]]"),
+        ("MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS", "[]"),
+        ("MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS", "[[1.0], [1.0, 2.0], [1.0], [1.0], [1.0]]"),
+        ("MODEL.PIXEL_MEAN", "[60.0]"),
+        ("MODEL.FPN.OUT_CHANNELS", 0),
+        ("MODEL.ROI_BOX_HEAD.FC_DIM", -1),
+        ("MODEL.RPN.IOU_THRESHOLDS", "[0.7, 0.3]"),
+    ],
+)
+def test_values_that_do_not_suit_one_another(
+    attempt, phantom: Path, tmp_path: Path, key: str, value: object
+) -> None:
+    assert attempt(*train_on(phantom), key, value).startswith(key)
+    assert not list((tmp_path / "output").glob("*"))
 
 
 @pytest.mark.parametrize("flags", [(), ("--eval-only",)], ids=["training", "evaluation"])

@@ -43,7 +43,7 @@ def test_detectron2s_setup_leaves_it_alone_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from mrssl.engines.detectron2 import get_cfg as detectron2_cfg
-    from mrssl.engines.detectron2.launch import main
+    from mrssl.engines.detectron2.run import main
 
     run, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
     run.mkdir()

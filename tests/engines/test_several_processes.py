@@ -121,6 +121,6 @@ def test_every_test_slice_falls_to_one_process_in_whole_batches() -> None:
     for slices in (0, 1, 7, 8, 9, 64):
         data.test = [{}] * slices
         for processes in (1, 2, 3, 5, 8):
-            shares = [data.test_share(rank, processes, 4) for rank in range(processes)]
+            shares = [data.test_share(rank, processes) for rank in range(processes)]
             assert [index for share in shares for index in share] == list(range(slices))
             assert all(share.start % 4 == 0 for share in shares if share)

@@ -56,10 +56,7 @@ def measure(engine: str, config: Path, data: str, tests: str, output: Path) -> N
             "OUTPUT_DIR", folder,
         ]  # fmt: skip
         trainer, model, bare, context = build(engine, config, options)
-        loader = trainer.data.train_loader(
-            start_iteration=3, rank=get_rank(), world_size=get_world_size(),
-            collate=collate(engine),
-        )  # fmt: skip
+        loader = trainer.data.train_loader(start_iteration=3, collate=collate(engine))
         torch.manual_seed(get_rank())  # nothing may follow from it
         with context:
             losses = model(next(iter(loader)))

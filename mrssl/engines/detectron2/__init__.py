@@ -12,9 +12,9 @@ from mrssl.engines.detectron2.evaluation import (
     VolumeEvaluator,
     restore,
 )
-from mrssl.engines.detectron2.launch import launch
 from mrssl.engines.detectron2.mask_head import ImprovedMaskHead
 from mrssl.engines.detectron2.roi_heads import DistortionROIHeads
+from mrssl.engines.detectron2.run import launch
 from mrssl.engines.detectron2.trainer import MRITrainer
 
 __all__ = [

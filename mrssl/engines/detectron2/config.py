@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from detectron2.config import CfgNode
 from detectron2.config import get_cfg as detectron2_cfg
 from detectron2.engine import DefaultTrainer
@@ -22,6 +20,8 @@ from mrssl.config import (
     check_norms,
     is_pretraining,
 )
+from mrssl.config_values import value_of
+from mrssl.engines.pyramid import check_pyramid
 from mrssl.errors import MrsslError
 
 #: By the keys under ``MODEL`` that choose from them.
@@ -84,7 +84,7 @@ def check_names(cfg: CfgNode) -> None:
         ConfigError: it does not; else that would show once all data are described.
     """
     for key, registry in _REGISTRIES.items():
-        node = _value(cfg.MODEL, key)
+        node = value_of(cfg.MODEL, key)
         unused = node == "" or (key == "ROI_MASK_HEAD.NAME" and not cfg.MODEL.MASK_ON)
         if not unused and node not in registry:
             known = ", ".join(sorted(name for name, _ in registry))
@@ -92,6 +92,7 @@ def check_names(cfg: CfgNode) -> None:
     if cfg.MODEL.RESNETS.DEPTH not in _DEPTHS:
         known = ", ".join(map(str, _DEPTHS))
         raise ConfigError(f"MODEL.RESNETS.DEPTH {cfg.MODEL.RESNETS.DEPTH}: Detectron2 has {known}")
+    check_pyramid(cfg)
     check_norms(cfg, _NORMS, engine="Detectron2")
 
 
@@ -141,9 +142,3 @@ def check_factories(trainer: type) -> None:
                 f"{owner.__name__}.{name}: MRITrainer does not call it; derive from Detectron2's "
                 "DefaultTrainer and plug in the parts instead"
             )
-
-
-def _value(node: CfgNode, key: str) -> Any:
-    for part in key.split("."):
-        node = node[part]
-    return node

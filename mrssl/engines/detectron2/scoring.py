@@ -9,15 +9,12 @@ from detectron2.data import build_detection_test_loader
 from detectron2.evaluation import inference_on_dataset
 from torch import nn
 
-from mrssl.engines.datasets import RunData
+from mrssl.engines.datasets import TEST_BATCH, RunData
 from mrssl.engines.detectron2.dataset_mapper import MRIDatasetMapper
 from mrssl.engines.detectron2.evaluation import SliceDatasetEvaluator
 from mrssl.engines.distributed import get_rank, get_world_size, share_buffers
 from mrssl.engines.output import write_subjects
 from mrssl.evaluation import Results
-
-#: Slices at once.
-TEST_BATCH = 4
 
 
 def score(model: nn.Module, data: RunData, evaluator: Any = None) -> Results:
@@ -26,7 +23,7 @@ def score(model: nn.Module, data: RunData, evaluator: Any = None) -> Results:
     loader = build_detection_test_loader(
         data.test,
         mapper=MRIDatasetMapper(data.test_mapper, is_train=False),
-        sampler=data.test_share(get_rank(), get_world_size(), TEST_BATCH),
+        sampler=data.test_share(get_rank(), get_world_size()),
         batch_size=TEST_BATCH,
     )
     scoring = data.evaluator() if evaluator is None else None
@@ -39,4 +36,4 @@ def score(model: nn.Module, data: RunData, evaluator: Any = None) -> Results:
     return results
 
 
-__all__ = ["TEST_BATCH", "score"]
+__all__ = ["score"]

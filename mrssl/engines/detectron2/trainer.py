@@ -22,7 +22,7 @@ from mrssl.config import is_pretraining
 from mrssl.data.loader import Batches, worker_fault
 from mrssl.engines.averaging import build_average, load_saved_weights
 from mrssl.engines.checkpoints import FINAL, check_room, periodic_name
-from mrssl.engines.datasets import RunData
+from mrssl.engines.datasets import TEST_BATCH, RunData, spread
 from mrssl.engines.detectron2.catalog import load_registered
 from mrssl.engines.detectron2.checkpointing import MRICheckpointer
 from mrssl.engines.detectron2.config import check_factories, check_heeded
@@ -42,7 +42,7 @@ from mrssl.engines.detectron2.hooks import (
     ValidationLoss,
 )
 from mrssl.engines.detectron2.sampling import build_seeded_model
-from mrssl.engines.detectron2.scoring import TEST_BATCH, score
+from mrssl.engines.detectron2.scoring import score
 from mrssl.engines.detectron2.step import MRITrainerStep
 from mrssl.engines.device import with_device
 from mrssl.engines.distributed import (
@@ -192,8 +192,6 @@ class MRITrainer(DefaultTrainer):
         """Endless batches of this process, from ``start_iteration`` on."""
         return self.data.train_loader(
             start_iteration=start_iteration,
-            rank=get_rank(),
-            world_size=get_world_size(),
             collate=_to_inputs,
         )
 
@@ -206,7 +204,7 @@ class MRITrainer(DefaultTrainer):
             mapper.training = True
             mapper.min_instance_pixels = self.data.train_mapper.min_instance_pixels
         count = min(VALIDATION_SLICES, len(records))
-        chosen = [records[(2 * i + 1) * len(records) // (2 * count)] for i in range(count)]
+        chosen = spread(records, count)
         starts = range(0, count, TEST_BATCH)  # whole batches, the same on any number of processes
         for first in starts[get_rank() :: get_world_size()]:
             samples = [mapper(record) for record in chosen[first : first + TEST_BATCH]]

@@ -22,7 +22,7 @@ STAGES = (("conv1", "bn1"), ("layer1",), ("layer2",), ("layer3",), ("layer4",))
 STRIDES = {"p2": 4, "p3": 8, "p4": 16, "p5": 32, "p6": 64}
 _STAGES_OUT = ["res2", "res3", "res4", "res5"]
 #: Keys that could be otherwise in Detectron2.
-_FIXED = {
+FIXED = {
     "MODEL.BACKBONE.NAME": "build_resnet_fpn_backbone",
     "MODEL.RESNETS.STEM_OUT_CHANNELS": 64,
     "MODEL.RESNETS.OUT_FEATURES": _STAGES_OUT,
@@ -46,7 +46,6 @@ def build_backbone(cfg: CfgNode) -> ResNetFPN:
         MrsslError: a key has a value that this engine does not offer.
     """
     nodes = cfg.MODEL.RESNETS
-    check_fixed(cfg, _FIXED, engine="the torchvision engine")
     if nodes.DEPTH not in DEPTHS:
         raise MrsslError(f"MODEL.RESNETS.DEPTH {nodes.DEPTH}: the torchvision engine has {DEPTHS}")
     width = 64 if nodes.DEPTH < 50 else 256

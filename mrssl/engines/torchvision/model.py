@@ -15,10 +15,13 @@ from mrssl.config import (
     DISTORTION_ROI_HEADS,
     WHOLE_SLICE_RESTORATION,
     ConfigError,
+    check_fixed,
     check_norms,
     restores_whole_slices,
 )
+from mrssl.engines.pyramid import check_pyramid
 from mrssl.engines.samples import restored_slice
+from mrssl.engines.torchvision import backbone, rpn
 from mrssl.engines.torchvision.backbone import build_backbone
 from mrssl.engines.torchvision.images import SliceModel
 from mrssl.engines.torchvision.roi_heads import DistortionROIHeads, build_roi_heads
@@ -166,6 +169,9 @@ def check_names(cfg: CfgNode) -> None:
                 f"MODEL.{key} {name!r}: the torchvision engine has "
                 + " and ".join(map(repr, known))
             )
+    detector = {} if restores_whole_slices(cfg) else rpn.FIXED
+    check_fixed(cfg, {**backbone.FIXED, **detector}, engine="the torchvision engine")
+    check_pyramid(cfg)
     check_norms(cfg, NORMS, engine="the torchvision engine")
     for part, number in (("RPN", 2), ("ROI_HEADS", 1)):
         found = list(cfg.MODEL[part].IOU_THRESHOLDS)

@@ -14,11 +14,10 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 
-from mrssl.config import check_fixed
 from mrssl.engines.torchvision.backbone import STRIDES
 
 #: Keys that could be otherwise in Detectron2.
-_FIXED = {"MODEL.PROPOSAL_GENERATOR.NAME": "RPN", "MODEL.RPN.IN_FEATURES": list(STRIDES)}
+FIXED = {"MODEL.PROPOSAL_GENERATOR.NAME": "RPN", "MODEL.RPN.IN_FEATURES": list(STRIDES)}
 
 
 class ExactAnchorGenerator(AnchorGenerator):
@@ -146,7 +145,6 @@ def build_rpn(cfg: CfgNode) -> SeededRPN:
     Raises:
         MrsslError: a key has a value that this engine does not offer.
     """
-    check_fixed(cfg, _FIXED, engine="the torchvision engine")
     node, anchors, levels = cfg.MODEL.RPN, cfg.MODEL.ANCHOR_GENERATOR, len(STRIDES)
     generator = ExactAnchorGenerator(
         tuple(map(tuple, _broadcast(anchors.SIZES, levels))),

@@ -215,8 +215,6 @@ class Trainer:
         self.results: Results = {}
         batches = self.data.train_loader(
             start_iteration=self.iteration,
-            rank=get_rank(),
-            world_size=get_world_size(),
             collate=collate,
             pin_memory=self.device.type == "cuda",
         )
@@ -286,9 +284,7 @@ class Trainer:
 
     def evaluate(self) -> Results:
         """Score the model on ``DATASETS.TEST``; ``{}`` but on the main process."""
-        loader = self.data.test_loader(
-            rank=get_rank(), world_size=get_world_size(), collate=collate_with_truth
-        )
+        loader = self.data.test_loader(collate=collate_with_truth)
         evaluator = self.data.evaluator()
         results = evaluate(self.deployed, loader, evaluator)
         write_subjects(self.cfg, evaluator)

@@ -45,7 +45,7 @@ def make_config(repository_root: Path, phantom: Path) -> MakeConfig:
 
 def run(cfg: Any, **flags: bool) -> Any:
     """What ``tools/train_net.py`` does in each process."""
-    from mrssl.engines.detectron2.launch import main
+    from mrssl.engines.detectron2.run import main
 
     return main(
         cfg, Namespace(**({"resume": False, "eval_only": False, "config_file": ""} | flags))

@@ -52,7 +52,7 @@ def test_a_key_that_the_trainer_would_not_heed_is_named(
 def test_evaluation_alone_names_the_keys_that_it_would_not_heed(
     make_config: MakeConfig, tmp_path: Path, key: str, value: object
 ) -> None:
-    from mrssl.engines.detectron2.launch import evaluate_only
+    from mrssl.engines.detectron2.run import evaluate_only
 
     with pytest.raises(ConfigError, match=f"^{key} "):
         evaluate_only(make_config("finetune", tmp_path, key, value, "SOLVER.NESTEROV", True))

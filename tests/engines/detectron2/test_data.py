@@ -285,7 +285,7 @@ def test_both_engines_train_on_the_same_samples(make_config: MakeConfig, tmp_pat
     from mrssl.engines.torchvision.batches import collate
 
     trainer = MRITrainer(make_config("pretrain", tmp_path, "DATALOADER.NUM_WORKERS", 2))
-    stream = trainer.data.train_loader(start_iteration=2, rank=0, world_size=1, collate=collate)
+    stream = trainer.data.train_loader(start_iteration=2, collate=collate)
     ours = islice(stream, 3)
     theirs = islice(trainer._train_loader(2), 3)
     for a, b in zip(ours, theirs, strict=True):

@@ -18,7 +18,7 @@ def test_boxes_are_exact_under_mixed_precision(
     repository_root: Path, phantom: Path, tmp_path: Path, dtype: torch.dtype
 ) -> None:
     trainer = Trainer(config(repository_root, PRETRAIN, phantom, tmp_path))
-    samples = trainer.data.train_loader(start_iteration=0, rank=0, world_size=1, collate=collate)
+    samples = trainer.data.train_loader(start_iteration=0, collate=collate)
     inputs = next(samples)
     for item in inputs:
         item["targets"]["boxes"] = item["targets"]["boxes"] + 0.3  # no number of half precision

@@ -256,7 +256,7 @@ def test_slices_that_show_little_of_a_body_are_segmented_too(
             "DATASETS.TEST", f"('{scans}',)", "MRSSL.DATA.MIN_FOREGROUND", "0.9",
         ],
     )  # fmt: skip
-    _, data = segment.load_model(cfg)
+    _, data = segment.fine_tuned(cfg)
     slices = {record["file_name"]: record["num_slices"] for record in data.test}
     assert len(slices) == 2
     assert len(data.test) == sum(slices.values())

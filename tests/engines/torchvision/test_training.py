@@ -56,9 +56,7 @@ def test_resuming_continues_as_if_nothing_had_happened(
 ) -> None:
     cfg = config(repository_root, PRETRAIN, phantom, tmp_path)
     trainer = Trainer(cfg)  # stopped dead after five of six iterations; the checkpoint is of three
-    stream = iter(
-        trainer.data.train_loader(start_iteration=0, rank=0, world_size=1, collate=collate)
-    )
+    stream = iter(trainer.data.train_loader(start_iteration=0, collate=collate))
     for _ in range(3):
         trainer.step(next(stream))
     trainer.checkpoints.save(trainer.state(), trainer.iteration)
@@ -128,9 +126,7 @@ def test_transferred_parameters_can_be_frozen_and_slowed(
     assert {name.split(".")[1] for name in trainer.transferred} == {"body"}
     rates = {group["initial_lr"] for group in trainer.optimizer.param_groups}
     assert sorted(rates) == pytest.approx([0.1 * cfg.SOLVER.BASE_LR, cfg.SOLVER.BASE_LR])
-    stream = iter(
-        trainer.data.train_loader(start_iteration=0, rank=0, world_size=1, collate=collate)
-    )
+    stream = iter(trainer.data.train_loader(start_iteration=0, collate=collate))
     stem = trainer.model.backbone.body.conv1.weight
     mean = trainer.model.backbone.body.bn1.running_mean
     start, start_mean = stem.detach().clone(), mean.clone()
@@ -152,9 +148,7 @@ def test_thawing_leaves_what_freeze_at_froze(
         "MRSSL.TRANSFER.FREEZE_ITERS", 1,
     )  # fmt: skip
     trainer = Trainer(cfg)
-    stream = iter(
-        trainer.data.train_loader(start_iteration=0, rank=0, world_size=1, collate=collate)
-    )
+    stream = iter(trainer.data.train_loader(start_iteration=0, collate=collate))
     trainer.step(next(stream))
     trainer.checkpoints.save(trainer.state(), trainer.iteration)
     resumed = Trainer(cfg, resume=True)
@@ -188,7 +182,7 @@ def test_a_loss_that_is_not_finite_names_itself_and_the_slices(
     repository_root: Path, phantom: Path, tmp_path: Path
 ) -> None:
     trainer = Trainer(config(repository_root, FINETUNE, phantom, tmp_path))
-    stream = trainer.data.train_loader(start_iteration=0, rank=0, world_size=1, collate=collate)
+    stream = trainer.data.train_loader(start_iteration=0, collate=collate)
     batch = next(iter(stream))
     with torch.no_grad():
         trainer.model.roi_heads.box_predictor.cls_score.weight.fill_(float("nan"))
@@ -275,7 +269,7 @@ def test_the_pretext_without_one_of_its_parts_is_trained_and_scored(
 ) -> None:
     cfg = config(repository_root, PRETRAIN, phantom, tmp_path, *overrides)
     trainer = Trainer(cfg)
-    stream = trainer.data.train_loader(start_iteration=0, rank=0, world_size=1, collate=collate)
+    stream = trainer.data.train_loader(start_iteration=0, collate=collate)
     trainer.step(next(iter(stream)))
     trainer.model.roi_heads.score_thresh = 0.0  # barely trained: else it finds nothing
     assert set(trainer.evaluate()) == tasks
