@@ -53,6 +53,19 @@ def check_masks(cfg: CN) -> None:
         )
 
 
+def check_empty_slices(cfg: CN) -> None:
+    """See that one key says whether slices without any instance are trained on, not two.
+
+    Raises:
+        ConfigError: ``DATALOADER.FILTER_EMPTY_ANNOTATIONS`` contradicts ``MRSSL.DATA.KEEP_EMPTY``.
+    """
+    filters, keeps = cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS, cfg.MRSSL.DATA.KEEP_EMPTY
+    if filters and keeps and not is_pretraining(cfg):
+        raise ConfigError(
+            "DATALOADER.FILTER_EMPTY_ANNOTATIONS True: MRSSL.DATA.KEEP_EMPTY decides, and is True"
+        )
+
+
 def check_numbers(cfg: CN) -> None:
     """See that every number is one that its key can have.
 

@@ -139,7 +139,7 @@ NUMBERS: dict[str, Numbers] = {
     "MRSSL.AUGMENT.CONTRAST": _FACTORS,
     "MRSSL.PRETEXT.REGIONS": Numbers(0, count="pair"),
     "MRSSL.PRETEXT.REGION_SIZE": Numbers(0, 1, above=True, count="pair"),
-    "MRSSL.PRETEXT.FEATHER": Numbers(0, count="pair"),
+    "MRSSL.PRETEXT.FEATHER": Numbers(0, 0.5, count="pair"),
     "MRSSL.PRETEXT.SEPARATION": _WEIGHT,
     "MRSSL.PRETEXT.MIN_FOREGROUND": _SHARE,
     "MRSSL.PRETEXT.CLEAN_SHARE": _SHARE,

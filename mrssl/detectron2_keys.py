@@ -9,7 +9,8 @@ def detectron2_keys() -> CN:
     """A new configuration of Detectron2's own keys.
 
     Only those that the torchvision engine acts on are here, so that a key it would ignore is an
-    error and not a surprise.
+    error and not a surprise; and three that say what it does anyway, for Detectron2's sake:
+    ``VERSION``, ``INPUT.FORMAT`` and ``INPUT.MASK_FORMAT``.
     """
     c = CN()
     c.VERSION = 2

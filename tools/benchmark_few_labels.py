@@ -31,7 +31,7 @@ from few_labels_tuning import tuning_markdown
 from few_labels_yaml import load_plan
 from mrssl.errors import MrsslError, optional_import, run_main
 from mrssl.evaluation import write_results
-from mrssl.files import replacing
+from mrssl.files import write_text
 
 #: Files of the rows of each kind of run, in the output folder.
 FILES = {FINETUNE: "results.json", PRETRAIN: "pretraining.json", TUNE: "tuning.json"}
@@ -297,16 +297,11 @@ def write_report(bench: Bench) -> None:
     rows = with_iterations_to_scratch(_rows(bench, FINETUNE))
     if rows:
         report = markdown(rows, _rows(bench, PRETRAIN), bench.plan.baselines)
-        _write(bench.output / "results.md", report)
+        write_text(bench.output / "results.md", report)
         plot(rows, bench.output / "results.png")
         plot_curves(rows, bench.output / "curves.png")
     if tuned := _rows(bench, TUNE):
-        _write(bench.output / "tuning.md", tuning_markdown(tuned))
-
-
-def _write(path: Path, text: str) -> None:
-    with replacing(path) as file:
-        file.write(text.encode())
+        write_text(bench.output / "tuning.md", tuning_markdown(tuned))
 
 
 def _stop(*_: object) -> None:

@@ -29,7 +29,7 @@ from mrssl.config import load_cfg
 from mrssl.engines.torchvision import build_model
 from mrssl.engines.torchvision.batches import collate
 from mrssl.errors import run_main
-from mrssl.files import replacing
+from mrssl.files import write_text
 
 CONFIG = "configs/pretrain/distortion_R_18_FPN_small.yaml"
 
@@ -142,8 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         figures["distortions"] = benchmark_distortions()
     print(json.dumps(figures, indent=2))
     if args.json:
-        with replacing(args.json) as file:
-            file.write(json.dumps(figures, indent=2).encode())
+        write_text(args.json, json.dumps(figures, indent=2))
 
 
 def _device() -> str:

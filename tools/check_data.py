@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -71,7 +70,7 @@ def parser() -> argparse.ArgumentParser:
 
 def progress(cases: list[Case]) -> Iterator[Case]:
     """Show how far it is, on a terminal only."""
-    yield from tqdm(cases, unit="volume", disable=not sys.stderr.isatty())
+    yield from tqdm(cases, unit="volume", disable=None)
 
 
 def table(report: DataReport) -> str:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -46,7 +45,7 @@ def parser() -> argparse.ArgumentParser:
 
 def progress(items: Iterable[Any], total: int) -> Iterator[Any]:
     """Show how far it is, on a terminal only."""
-    yield from tqdm(items, total=total, unit="volume", disable=not sys.stderr.isatty())
+    yield from tqdm(items, total=total, unit="volume", disable=None)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -29,7 +29,7 @@ from mrssl.checkpoint.names import NAMINGS, Naming, is_stock, to_torchvision
 from mrssl.checkpoint.provenance import Provenance
 from mrssl.config import DISTORTION_ROI_HEADS
 from mrssl.errors import MrsslError
-from mrssl.files import replacing
+from mrssl.files import write_text
 
 _COUNTER = ".num_batches_tracked"
 _SUFFIXES = (".pth", ".pt")  # Detectron2 reads others (.pkl, .pyth) by other means
@@ -206,6 +206,5 @@ def _write_config(output: Path, config: dict[str, Any]) -> Path:
         f"# set MODEL.WEIGHTS to the path of {output.name}.\n"
         + yaml.safe_dump(config, sort_keys=False, default_flow_style=None)
     )
-    with replacing(path) as file:
-        file.write(text.encode())
+    write_text(path, text)
     return path

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from mrssl.checkpoint.names import to_detectron2
 from mrssl.checkpoint.provenance import Provenance
-from mrssl.errors import MrsslError
+from mrssl.errors import MrsslError, one_line
 from mrssl.files import replacing
 
 # Exact types: a subclass such as numpy.float64 would be pickled by reference to its own class.
@@ -193,7 +193,7 @@ def _unpickle(path: Path, *, allow: bool) -> Any:
         with open(path, "rb") as file:
             loaded = pickle.load(file, encoding="latin1")
     except Exception as error:
-        raise CheckpointError(f"{path}: not a readable pickle ({_first_line(error)})") from error
+        raise CheckpointError(f"{path}: not a readable pickle ({one_line(error)})") from error
     if isinstance(loaded, dict) and isinstance(loaded.get("model"), dict):
         loaded["model"] = {
             name: torch.from_numpy(value) if isinstance(value, np.ndarray) else value
@@ -253,7 +253,3 @@ def _canonical(state: dict[str, Tensor]) -> dict[str, Tensor]:
             f"(the first is {next(iter(state), None)!a})"
         )
     return to_detectron2(state) if torchvision else state
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -24,7 +24,7 @@ from mrssl.data.dicom_elements import (
     read_file_meta,
     read_raw_header,
 )
-from mrssl.errors import MrsslError, one_line, optional_import
+from mrssl.errors import MrsslError, one_line
 
 #: Private fields: Siemens' description of a mosaic, Philips' factor from stored to real values.
 CSA_IMAGE_HEADER = 0x00291010
@@ -180,7 +180,6 @@ def read_dataset(path: str | Path) -> Any:
 @contextmanager
 def _reading(path: str | Path) -> Iterator[BinaryIO]:
     """Open a file; whatever goes wrong while it is parsed is a DicomError that names it."""
-    optional_import("pydicom", "pip install pydicom")
     try:
         with warnings.catch_warnings(), open(path, "rb") as stream:
             warnings.simplefilter("ignore")

@@ -125,9 +125,8 @@ def boxes_of_masks(masks: np.ndarray) -> np.ndarray:
     """Tight boxes around masks (N, H, W): (N, 4) float32 XYXY, right and bottom exclusive."""
     boxes = np.zeros((len(masks), 4), np.float32)
     for box, mask in zip(boxes, masks, strict=True):
-        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-        if len(rows):
-            box[:] = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
+        x, y, width, height = cv2.boundingRect(np.ascontiguousarray(mask).view(np.uint8))
+        box[:] = x, y, x + width, y + height
     return boxes
 
 

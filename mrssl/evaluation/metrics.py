@@ -73,22 +73,6 @@ def ssim_map(image: npt.NDArray, reference: npt.NDArray) -> npt.NDArray[np.float
     return numerator / denominator
 
 
-def ssim(
-    image: npt.NDArray, reference: npt.NDArray, mask: npt.NDArray[np.bool_] | None = None
-) -> float:
-    """Mean of :func:`ssim_map` over the pixels of ``mask`` (the whole image if None).
-
-    The windows of pixels near the edge of the mask reach outside of it.
-
-    Returns:
-        A value in [-1, 1]; nan for an empty mask.
-    """
-    values = ssim_map(image, reference)
-    if mask is not None:
-        values = values[mask]
-    return float(values.mean()) if values.size else float("nan")
-
-
 def dice(prediction: npt.NDArray[np.bool_], truth: npt.NDArray[np.bool_]) -> float:
     """Dice coefficient ``2 |P and T| / (|P| + |T|)`` of two masks of equal shape.
 

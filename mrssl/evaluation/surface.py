@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy.ndimage import binary_erosion
+from scipy.ndimage import binary_erosion, find_objects
 from scipy.spatial import cKDTree
 
 
@@ -62,19 +62,11 @@ def surface_distances(
     axes = [axis for axis, length in enumerate(truth.shape) if length > 1] or [0]
     shape, steps = np.take(truth.shape, axes), np.take(spacing, axes)
     prediction, truth = prediction.reshape(shape), truth.reshape(shape)
-    crop = _bounding_box(prediction | truth)
+    (crop,) = find_objects((prediction | truth).astype(np.uint8))
     points = [_surface_points(mask[crop], steps) for mask in (prediction, truth)]
     to_truth, _ = cKDTree(points[1]).query(points[0])
     to_prediction, _ = cKDTree(points[0]).query(points[1])
     return SurfaceDistances(to_truth, to_prediction)
-
-
-def _bounding_box(mask: npt.NDArray[np.bool_]) -> tuple[slice, ...]:
-    occupied = (
-        np.flatnonzero(mask.any(axis=tuple(a for a in range(mask.ndim) if a != axis)))
-        for axis in range(mask.ndim)
-    )
-    return tuple(slice(indices[0], indices[-1] + 1) for indices in occupied)
 
 
 def _surface_points(

@@ -151,9 +151,8 @@ class Spy:
     def __call__(self, image: np.ndarray, rng: np.random.Generator, **given: Any) -> DistortedSlice:
         self.image, self.donor = image, given["donor"]
         return DistortedSlice(
-            image, image, np.zeros((0, *image.shape[1:]), bool),
-            np.zeros((0, 4), np.float32), np.zeros((0, 1), np.float32), [],
-        )  # fmt: skip
+            image, image, np.zeros((0, *image.shape[1:]), bool), np.zeros((0, 1), np.float32), []
+        )
 
 
 @pytest.mark.parametrize("overrides", [(), CROPPED, AUGMENTED, CROPPED + AUGMENTED])

@@ -173,6 +173,11 @@ def test_labels_without_masks(attempt, tmp_path: Path, flags: tuple[str, ...]) -
     assert text.startswith("MODEL.MASK_ON False: ")
 
 
+def test_two_keys_that_contradict_each_other(attempt, phantom: Path) -> None:
+    text = attempt(*train_on(phantom), "DATALOADER.FILTER_EMPTY_ANNOTATIONS", True, config=FINETUNE)
+    assert text.startswith("DATALOADER.FILTER_EMPTY_ANNOTATIONS True: MRSSL.DATA.KEEP_EMPTY")
+
+
 def test_a_window_of_no_type(attempt, phantom: Path) -> None:
     crop = ("INPUT.CROP.ENABLED", True, "INPUT.CROP.TYPE", "square")
     assert "INPUT.CROP.TYPE 'square'" in attempt(*train_on(phantom), *crop, config=FINETUNE)

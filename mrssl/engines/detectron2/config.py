@@ -16,9 +16,9 @@ from detectron2.modeling import (
 from mrssl.config import (
     ConfigError,
     add_mrssl_config,
+    check_empty_slices,
     check_fixed,
     check_norms,
-    is_pretraining,
 )
 from mrssl.config_values import value_of
 from mrssl.engines.pyramid import check_pyramid
@@ -119,11 +119,7 @@ def check_heeded(cfg: CfgNode, *, training: bool = True) -> None:
             f"SOLVER.WEIGHT_DECAY_BIAS {solver.WEIGHT_DECAY_BIAS}: MRITrainer decays biases by "
             "SOLVER.WEIGHT_DECAY"
         )
-    filters, keeps = cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS, cfg.MRSSL.DATA.KEEP_EMPTY
-    if filters and keeps and not is_pretraining(cfg):
-        raise ConfigError(
-            "DATALOADER.FILTER_EMPTY_ANNOTATIONS True: MRSSL.DATA.KEEP_EMPTY decides, and is True"
-        )
+    check_empty_slices(cfg)
 
 
 def check_factories(trainer: type) -> None:

@@ -10,7 +10,7 @@ from fvcore.common.config import CfgNode
 from torch import nn
 
 from mrssl.checkpoint import load_strict
-from mrssl.config import load_cfg
+from mrssl.config import check_empty_slices, load_cfg
 from mrssl.engines.datasets import RunData
 from mrssl.engines.device import with_device
 from mrssl.engines.launching import Processes, launch_processes
@@ -42,6 +42,8 @@ def main(cfg: CfgNode, args: Namespace) -> Results:
     """
     cfg = with_device(cfg)
     check_names(cfg)
+    if not args.eval_only:
+        check_empty_slices(cfg)
     prepare_output(cfg, resume=args.resume, eval_only=args.eval_only)
     if args.eval_only:
         results = evaluate_only(cfg)
