@@ -13,7 +13,7 @@ import argparse
 import importlib.util
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,8 +86,13 @@ def stock_torchvision(cfg: Any) -> torch.nn.Module:
     )
 
 
-def step_ratio_torchvision(cfg: Any, rounds: int, weights: Path | None = None) -> dict[str, float]:
-    """Our pretraining step over the step of torchvision's stock Mask R-CNN."""
+Losses = Callable[[], dict[str, torch.Tensor]]
+
+
+def torchvision_pair(
+    cfg: Any, weights: Path | None = None
+) -> tuple[tuple[torch.nn.Module, Losses], tuple[torch.nn.Module, Losses]]:
+    """Ours and torchvision's stock Mask R-CNN, each with its losses of one and the same batch."""
     mapper, records = make_mapper(cfg, max(cfg.INPUT.MIN_SIZE_TRAIN))
     inputs = collate([mapper(r) for r in records[: cfg.SOLVER.IMS_PER_BATCH]])
     device = cfg.MODEL.DEVICE
@@ -99,11 +104,13 @@ def step_ratio_torchvision(cfg: Any, rounds: int, weights: Path | None = None) -
     images = [x["image"].to(device) for x in inputs]
     kept = ("boxes", "labels", "masks")
     targets = [{k: x["targets"][k].to(device) for k in kept} for x in inputs]
-    return ratio(
-        step_of(cfg, ours, lambda: ours(inputs)),
-        step_of(cfg, stock, lambda: stock(images, targets)),
-        rounds,
-    )
+    return (ours, lambda: ours(inputs)), (stock, lambda: stock(images, targets))
+
+
+def step_ratio_torchvision(cfg: Any, rounds: int, weights: Path | None = None) -> dict[str, float]:
+    """Our pretraining step over the step of torchvision's stock Mask R-CNN."""
+    ours, stock = (step_of(cfg, *side) for side in torchvision_pair(cfg, weights))
+    return ratio(ours, stock, rounds)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

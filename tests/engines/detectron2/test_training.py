@@ -122,7 +122,8 @@ def test_fine_tuning_takes_the_weights_and_is_scored(
     results = run(cfg)
     assert {"bbox", "segm", "dice", "hd95", "assd"} <= set(results)
     tuned = load_checkpoint(tmp_path / "model_final.pth")
-    assert "roi_heads.distortion_branch.type_head.conv3.0.weight" not in tuned["model"]
+    assert any("distortion_branch" in name for name in source)
+    assert not any("distortion_branch" in name for name in tuned["model"])
     assert tuned["mrssl"]["class_names"] == ["small", "large"]
     assert not torch.equal(tuned["model"][stem], source[stem])  # the third iteration moved it
 
