@@ -16,6 +16,7 @@ from detectron2.utils.events import EventStorage
 from torch import nn
 
 from mrssl.engines.averaging import WeightAverage
+from mrssl.engines.best import BestSoFar
 from mrssl.engines.clock import gpu_memory
 from mrssl.engines.distributed import (
     alone,
@@ -27,7 +28,6 @@ from mrssl.engines.distributed import (
 from mrssl.engines.freezing import TransferFreeze
 from mrssl.engines.signals import StopSignals
 from mrssl.engines.update import seed_step
-from mrssl.evaluation import is_better
 
 _LOG = logging.getLogger(__name__)
 
@@ -99,7 +99,7 @@ class FreezeTransferred(HookBase):
         self._freeze.before_step(iteration, first=iteration == self.trainer.start_iter)
 
 
-class BestCheckpointer(HookBase):
+class BestCheckpointer(BestSoFar, HookBase):
     """Keep the best model as ``model_best.pth``, and stop when it has not bettered for long.
 
     Unlike Detectron2's of the same name, it knows which metrics are better low, survives a resume,
@@ -114,21 +114,13 @@ class BestCheckpointer(HookBase):
     """
 
     def __init__(self, metric: str, save: Callable[..., None], *, patience: int = 0) -> None:
-        self.metric = metric
-        self.best: float | None = None
-        self.evaluations_since_best = 0
+        super().__init__(metric, patience)
         self._save = save
-        self._patience = patience
         self._seen, self._found = -1, False
 
     def before_train(self) -> None:
         """See ``HookBase``."""
         self._seen, self._found = self.trainer.start_iter - 1, False
-
-    @property
-    def out_of_patience(self) -> bool:
-        """Whether the metric has not bettered for too long; known on the main process."""
-        return bool(self._patience) and self.evaluations_since_best >= self._patience
 
     def after_step(self) -> None:
         """See ``HookBase``."""
@@ -148,19 +140,8 @@ class BestCheckpointer(HookBase):
         if iteration <= self._seen or not is_main_process():
             return
         self._seen, self._found = iteration, True
-        self.evaluations_since_best += 1
-        if is_better(self.metric, float(value), self.best):
-            self.best, self.evaluations_since_best = float(value), 0
+        if self.note(float(value)):
             self._save("model_best", iteration=min(self.trainer.iter, self.trainer.max_iter - 1))
-
-    def state_dict(self) -> dict[str, Any]:
-        """Plain types, for the checkpoint."""
-        return {"best": self.best, "evaluations_since_best": self.evaluations_since_best}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of :meth:`state_dict`."""
-        self.best = state["best"]
-        self.evaluations_since_best = state["evaluations_since_best"]
 
 
 class Evaluation(EvalHook):

@@ -25,6 +25,7 @@ from mrssl.engines.averaging import (
     load_saved_weights,
     weights_to_save,
 )
+from mrssl.engines.best import BestSoFar
 from mrssl.engines.checkpoints import FINAL, RunCheckpoints, check_room
 from mrssl.engines.clock import StepClock
 from mrssl.engines.datasets import RunData
@@ -48,7 +49,7 @@ from mrssl.engines.torchvision.evaluation import evaluate
 from mrssl.engines.torchvision.model import build_model
 from mrssl.engines.torchvision.run_log import RunLog
 from mrssl.engines.update import Update, accelerate, seed_step
-from mrssl.evaluation import Results, get_metric, is_better
+from mrssl.evaluation import Results, get_metric
 
 
 class Trainer:
@@ -77,8 +78,8 @@ class Trainer:
         self.clock = StepClock()
         self.iteration = self.start_iteration = 0
         self.final_iteration: int | None = None  # of the final checkpoint, once it is there
-        self.best: float | None = None
-        self.evaluations_since_best = 0
+        patience = cfg.MRSSL.SOLVER.PATIENCE if self.data.test else 0
+        self.best = BestSoFar(self.data.best_metric, patience)
         self.notes: list[str] = []
 
         found = self.checkpoints.newest_of_all() if resume else None
@@ -143,8 +144,7 @@ class Trainer:
             self.final_iteration = self.iteration
         # The final checkpoint was saved before the last evaluation, the best one after it.
         content = self.checkpoints.best_of(self.iteration) or content
-        self.best = content.get("best")
-        self.evaluations_since_best = int(content.get("evaluations_since_best", 0))
+        self.best.load_state_dict(content)
         self.notes.append(f"resumed from {path} at iteration {self.iteration}")
 
     def state(self) -> dict[str, Any]:
@@ -160,8 +160,7 @@ class Trainer:
             **self.update.state_dict(),
             "iteration": self.iteration,
             "transferred": self.transferred,
-            "best": self.best,
-            "evaluations_since_best": self.evaluations_since_best,
+            **self.best.state_dict(),
         }
 
     def save(self, *, final: bool = False) -> None:
@@ -180,7 +179,7 @@ class Trainer:
             MrsslError: data that cannot be read, or a loss that is not finite.
         """
         # A run that had ended early is over: the same command may be given again, as by a cluster.
-        last = self.iteration if self._out_of_patience() else self.cfg.SOLVER.MAX_ITER
+        last = self.iteration if self.best.out_of_patience else self.cfg.SOLVER.MAX_ITER
         with (
             StopSignals() as signals,
             closing(RunLog(self.cfg, done=self.iteration, total=last)) as log,
@@ -305,19 +304,10 @@ class Trainer:
         """Save the model if it is the best so far; whether to stop early (on every process)."""
         stop = False
         if is_main_process():
-            name = self.data.best_metric
-            value = get_metric(results, name)
-            self.evaluations_since_best += 1
-            if is_better(name, value, self.best):
-                self.best, self.evaluations_since_best = float(value), 0
+            if self.best.note(float(get_metric(results, self.best.metric))):
                 self.checkpoints.save_best(self.state())
-            stop = self._out_of_patience()
+            stop = self.best.out_of_patience
         return gather_objects(stop)[0]
-
-    def _out_of_patience(self) -> bool:
-        """Whether the metric has not bettered for too long; known on the main process."""
-        patience = self.cfg.MRSSL.SOLVER.PATIENCE if self.data.test else 0
-        return bool(patience) and self.evaluations_since_best >= patience
 
     @torch.no_grad()
     def _picture(self, log: RunLog) -> None:

@@ -240,7 +240,7 @@ def test_training_ends_early_where_nothing_betters(
     before = (tmp_path / "model_final.pth").read_bytes()
     (tmp_path / "model_final.pth").unlink()
     trainer = Trainer(cfg, resume=True)  # the count goes on
-    assert (trainer.iteration, trainer.evaluations_since_best) == (2, 1)
+    assert (trainer.iteration, trainer.best.evaluations_since_best) == (2, 1)
     (tmp_path / "model_final.pth").write_bytes(before)
     assert "dice" in run(cfg, resume=True)  # a run that is over stays as it is
     assert (tmp_path / "model_final.pth").read_bytes() == before
