@@ -53,6 +53,18 @@ def check_masks(cfg: CN) -> None:
         )
 
 
+def with_values(cfg: CN, values: Mapping[str, Any]) -> CN:
+    """A frozen copy of ``cfg`` in which keys with dots have other values, whatever their type."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    for key, value in values.items():
+        *path, name = key.split(".")
+        node = value_of(cfg, ".".join(path)) if path else cfg
+        node[name] = value
+    cfg.freeze()
+    return cfg
+
+
 def check_empty_slices(cfg: CN) -> None:
     """See that one key says whether slices without any instance are trained on, not two.
 

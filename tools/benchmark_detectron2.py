@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from benchmark_steps import Measured, load_weights, make_mapper, ratio, step_of
-from mrssl.config import load_cfg
+from mrssl.config import load_cfg, with_values
 
 
 def benchmark_detectron2(
@@ -39,9 +39,7 @@ def benchmark_detectron2(
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     cfg = load_cfg(config_file, ["MODEL.DEVICE", device, *opts], cfg=get_cfg())
-    stock_cfg = cfg.clone()
-    stock_cfg.defrost()
-    stock_cfg.MODEL.ROI_HEADS.NAME = "StandardROIHeads"
+    stock_cfg = with_values(cfg, {"MODEL.ROI_HEADS.NAME": "StandardROIHeads"})
     mapper, records = make_mapper(cfg, max(cfg.INPUT.MIN_SIZE_TRAIN))
     to_input = MRIDatasetMapper(mapper)
     batch = [to_input(record, epoch=0) for record in records[: cfg.SOLVER.IMS_PER_BATCH]]

@@ -31,6 +31,7 @@ from tqdm import tqdm
 
 from arguments import parse
 from checkpoint_cli import checkpoint_parser, configuration
+from mrssl.config import with_values
 from mrssl.data.cases import Case
 from mrssl.data.descriptions import Description, describe
 from mrssl.data.label_files import read_label
@@ -155,17 +156,15 @@ def evaluate(
         dataset = write_cut(
             described, axis, millimetres, Path(folder), slice_axis=planes, keep_size=keep_size
         )
-        cfg = cfg.clone()
-        cfg.defrost()
-        cfg.DATASETS.TEST = (str(dataset),)
-        cfg.OUTPUT_DIR = str(Path(folder) / "output")
-        results = evaluate_only(cfg)["dice"]
+        output = Path(folder) / "output"
+        values = {"DATASETS.TEST": (str(dataset),), "OUTPUT_DIR": str(output)}
+        results = evaluate_only(with_values(cfg, values))["dice"]
         if "slicewise" not in results:
             raise MrsslError(
                 "MRSSL.EVALUATION.JOINT_NAMES is off, there is one class only, or classes overlap"
             )
         subjects = json.loads(
-            (Path(cfg.OUTPUT_DIR) / "inference" / "per_subject.json").read_text(encoding="utf-8")
+            (output / "inference" / "per_subject.json").read_text(encoding="utf-8")
         )
     return {
         "cut_mm": millimetres,

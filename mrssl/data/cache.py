@@ -43,13 +43,7 @@ class VolumeCache:
         reader: Callable[[str, str], Volume] | None = None,
     ) -> None:
         self.max_bytes = max_bytes
-        self._window = {
-            "method": normalization,
-            "percentiles": tuple(percentiles),
-            "zscore_range": tuple(zscore_range),
-            "window": tuple(window),
-        }
-        self._normalization = {
+        self._normalization: dict[str, Any] = {  # as the index of a store has it
             "normalization": normalization,
             "percentiles": list(percentiles),
             "zscore_range": list(zscore_range),
@@ -158,7 +152,7 @@ class VolumeCache:
         return entry
 
     def _measure(self, key: tuple[str, str, str], raw: np.ndarray) -> tuple[float, float]:
-        return self._remember(key, intensity_window(raw, **self._window))  # type: ignore[arg-type]
+        return self._remember(key, intensity_window(raw, **self._normalization))
 
     def _remember(
         self, key: tuple[str, str, str], window: tuple[float, float]

@@ -179,8 +179,7 @@ def _foreground(
 ) -> tuple[Sequence[float], bool]:
     """Of each slice of a volume; and whether that may be a label map."""
     array = read_source(case.source).take_slices(slice_axis).array
-    method = {"method" if key == "normalization" else key: v for key, v in options.items()}
-    window = intensity_window(array, **method)
+    window = intensity_window(array, **options)
     places = np.linspace(0, len(array) - 1, min(len(array), _LABEL_SLICES)).round().astype(int)
     shares = [foreground_share(normalize(plane, *window)) for plane in array]
     return shares, looks_like_labels(array[places])

@@ -40,7 +40,7 @@ def foreground_threshold(array: np.ndarray) -> float:
 
 def intensity_window(
     array: np.ndarray,
-    method: str = "percentile",
+    normalization: str = "percentile",
     *,
     percentiles: Sequence[float] = (0.5, 99.5),
     zscore_range: Sequence[float] = (-3.0, 3.0),
@@ -50,7 +50,7 @@ def intensity_window(
 
     Args:
         array: (D, H, W) raw intensities, finite, a.u.; whole or floating point numbers.
-        method: "percentile": ``percentiles`` of the foreground; "zscore": ``zscore_range``
+        normalization: "percentile": ``percentiles`` of the foreground; "zscore": ``zscore_range``
             standard deviations about the mean of the foreground; "window": ``window`` itself.
         percentiles: lower and upper, in 0..100.
         zscore_range: lower and upper, in standard deviations.
@@ -60,20 +60,21 @@ def intensity_window(
         (low, high) with low < high, whatever the volume; a constant volume maps to 0.
 
     Raises:
-        MrsslError: an unknown method, or limits that are not in order.
+        MrsslError: an unknown normalization, or limits that are not in order.
     """
     limits = {"percentile": percentiles, "zscore": zscore_range, "window": window}
-    if method not in limits:
-        raise MrsslError(f"normalization {method!r}: one of {', '.join(NORMALIZATIONS)} is needed")
-    lower, upper = (float(value) for value in limits[method])
-    if not lower < upper or (method == "percentile" and not 0 <= lower < upper <= 100):
-        raise MrsslError(f"normalization {method}: limits {lower}, {upper} are not in order")
-    if method == "window":
+    if normalization not in limits:
+        known = ", ".join(NORMALIZATIONS)
+        raise MrsslError(f"normalization {normalization!r}: one of {known} is needed")
+    lower, upper = (float(value) for value in limits[normalization])
+    if not lower < upper or (normalization == "percentile" and not 0 <= lower < upper <= 100):
+        raise MrsslError(f"normalization {normalization}: limits {lower}, {upper} are not in order")
+    if normalization == "window":
         return lower, upper
     values = _Distribution.of(_sample(array))
     foreground = values.above(values.foreground_threshold())
     values = foreground if len(foreground.levels) else values
-    if method == "percentile":
+    if normalization == "percentile":
         low, high = values.percentile(lower), values.percentile(upper)
     else:
         mean, std = values.mean_and_std()

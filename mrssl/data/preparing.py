@@ -271,9 +271,7 @@ def _convert(
     except MrsslError as error:
         return key, str(error)
     image = exact_type(volume.array)
-    method = {"method": options["normalization"]}
-    limits = {name: value for name, value in options.items() if name != "normalization"}
-    low, high = intensity_window(image, **method, **limits)
+    low, high = intensity_window(image, **options)
     entry = {
         "key": key,
         "shape": list(volume.shape),

@@ -18,6 +18,7 @@ from mrssl.config import (
     check_numbers,
     is_pretraining,
     restores_whole_slices,
+    with_values,
 )
 from mrssl.data import Dataset, dataset_options, load_dataset
 from mrssl.data.labels import ClassValues, overlapping_classes
@@ -288,11 +289,7 @@ class RunData:
                 f"MODEL.ROI_HEADS.NUM_CLASSES is {given}, the data have {wanted}: "
                 f"{', '.join(self.class_names)}"
             )
-        cfg = cfg.clone()
-        cfg.defrost()
-        cfg.MODEL.ROI_HEADS.NUM_CLASSES = wanted
-        cfg.freeze()
-        return cfg
+        return with_values(cfg, {"MODEL.ROI_HEADS.NUM_CLASSES": wanted})
 
     @property
     def best_metric(self) -> str:

@@ -7,7 +7,7 @@ import os
 import torch
 from fvcore.common.config import CfgNode
 
-from mrssl.config import ConfigError
+from mrssl.config import ConfigError, with_values
 
 
 def with_device(cfg: CfgNode) -> CfgNode:
@@ -24,13 +24,10 @@ def with_device(cfg: CfgNode) -> CfgNode:
         ) from error
     if kind != "cuda":
         return cfg
-    cfg = cfg.clone()
-    cfg.defrost()
     if not torch.cuda.is_available():
-        cfg.MODEL.DEVICE = "cpu"
+        cfg = with_values(cfg, {"MODEL.DEVICE": "cpu"})
     elif "LOCAL_RANK" in os.environ:
-        cfg.MODEL.DEVICE = f"cuda:{os.environ['LOCAL_RANK']}"
-    cfg.freeze()
+        cfg = with_values(cfg, {"MODEL.DEVICE": f"cuda:{os.environ['LOCAL_RANK']}"})
     index = torch.device(cfg.MODEL.DEVICE).index
     if index is not None:
         if index >= (count := torch.cuda.device_count()):

@@ -18,6 +18,7 @@ from mrssl.config import (
     ConfigError,
     load_cfg,
     restores_whole_slices,
+    with_values,
 )
 from mrssl.engines.datasets import RunData
 from mrssl.engines.detectron2.catalog import load_registered
@@ -59,7 +60,8 @@ def main(cfg: CfgNode, args: Namespace) -> Results:
     """Train, or evaluate only, in this process; the last evaluation's results."""
     prepare_output(cfg, resume=args.resume, eval_only=args.eval_only)
     if args.eval_only:
-        default_setup(_without_folder(cfg), args)
+        # Without a folder, or it would replace config.yaml and join in a training's log.
+        default_setup(with_values(cfg, {"OUTPUT_DIR": None}), args)
         results = evaluate_only(cfg)
     else:
         with _config_put_back(cfg):
@@ -70,15 +72,6 @@ def main(cfg: CfgNode, args: Namespace) -> Results:
         results = trainer.train()
     write_scores(cfg, results)
     return results
-
-
-def _without_folder(cfg: CfgNode) -> CfgNode:
-    """So that ``default_setup`` neither replaces ``config.yaml`` nor joins in a training's log."""
-    cfg = cfg.clone()
-    cfg.defrost()
-    cfg.OUTPUT_DIR = None
-    cfg.freeze()
-    return cfg
 
 
 @contextmanager

@@ -19,6 +19,8 @@ from detectron2.structures import Instances
 from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 
+from mrssl.config import with_values
+from mrssl.config_values import value_of
 from mrssl.engines.distributed import mean_count
 
 #: What is trained in place of what a configuration names.
@@ -97,11 +99,11 @@ def build_seeded_model(cfg: CfgNode) -> nn.Module:
     Inputs in training have ``seed``, an int, beside what Detectron2 wants; other proposal
     generators and ROI heads are left as they are.
     """
-    cfg = cfg.clone()
-    cfg.defrost()
-    for node in (cfg.MODEL.PROPOSAL_GENERATOR, cfg.MODEL.ROI_HEADS):
-        node.NAME = _SEEDED.get(node.NAME, node.NAME)
-    model = build_model(cfg)
+    keys = ("MODEL.PROPOSAL_GENERATOR.NAME", "MODEL.ROI_HEADS.NAME")
+    names = {key: value_of(cfg, key) for key in keys}
+    model = build_model(
+        with_values(cfg, {key: _SEEDED.get(name, name) for key, name in names.items()})
+    )
     model.register_forward_pre_hook(_hand_seeds_on)
     return model
 

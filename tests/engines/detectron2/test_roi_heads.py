@@ -6,6 +6,8 @@ from typing import Any
 import pytest
 import torch
 
+from mrssl.config import with_values
+
 from .conftest import MakeConfig
 
 pytestmark = pytest.mark.detectron2
@@ -44,9 +46,7 @@ def test_the_other_losses_are_stock(parts: Any) -> None:
     from detectron2.utils.events import EventStorage
 
     model, batch, cfg = parts
-    stock = cfg.clone()
-    stock.defrost()
-    stock.MODEL.ROI_HEADS.NAME = "StandardROIHeads"
+    stock = with_values(cfg, {"MODEL.ROI_HEADS.NAME": "StandardROIHeads"})
     plain = build_model(stock)
     plain.load_state_dict(model.state_dict(), strict=False)
     found = []

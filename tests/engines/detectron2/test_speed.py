@@ -29,14 +29,12 @@ def operations_of_a_step(cfg: Any, batch: Any) -> int:
 
 def test_a_pretraining_step_costs_little_more_than_mask_rcnn(repository_root: Path) -> None:
     from benchmark_steps import make_mapper
-    from mrssl.config import load_cfg
+    from mrssl.config import load_cfg, with_values
     from mrssl.engines.detectron2 import MRIDatasetMapper, get_cfg
 
     file = repository_root / "configs/pretrain/distortion_R_18_FPN_small.yaml"
     cfg = load_cfg(file, ["MODEL.DEVICE", "cpu"], cfg=get_cfg())
-    stock = cfg.clone()
-    stock.defrost()
-    stock.MODEL.ROI_HEADS.NAME = "StandardROIHeads"
+    stock = with_values(cfg, {"MODEL.ROI_HEADS.NAME": "StandardROIHeads"})
     mapper, records = make_mapper(cfg, 224)
     batch = [MRIDatasetMapper(mapper)(record, epoch=0) for record in records[:4]]
     ours, theirs = operations_of_a_step(cfg, batch), operations_of_a_step(stock, batch)

@@ -9,6 +9,7 @@ import torch
 
 from mrssl.checkpoint import CheckpointError, load_checkpoint
 from mrssl.checkpoint.groups import by_group
+from mrssl.config import with_values
 from mrssl.errors import MrsslError
 
 from .conftest import LOSSES, PRETRAIN, MakeConfig, losses, rows, run, tensors_equal
@@ -127,9 +128,7 @@ def test_fine_tuning_takes_the_weights_and_is_scored(
     assert tuned["mrssl"]["class_names"] == ["small", "large"]
     assert not torch.equal(tuned["model"][stem], source[stem])  # the third iteration moved it
 
-    scored = cfg.clone()
-    scored.defrost()
-    scored.MODEL.WEIGHTS = str(tmp_path / "model_final.pth")
+    scored = with_values(cfg, {"MODEL.WEIGHTS": str(tmp_path / "model_final.pth")})
     again = run(scored, eval_only=True)
     for task, values in results.items():
         assert again[task] == pytest.approx(values, nan_ok=True, abs=1e-9)
@@ -287,9 +286,7 @@ def test_an_average_is_what_is_scored_and_saved_and_survives_a_resume(
         for name, tensor in whole[entry].items():
             assert torch.equal(resumed[entry][name], tensor), name
 
-    scored = cfg.clone()
-    scored.defrost()
-    scored.MODEL.WEIGHTS = str(folder / "model_final.pth")
+    scored = with_values(cfg, {"MODEL.WEIGHTS": str(folder / "model_final.pth")})
     again = run(scored, eval_only=True)
     for task, values in results.items():
         assert again[task] == pytest.approx(values, nan_ok=True, abs=0, rel=0)

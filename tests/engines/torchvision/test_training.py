@@ -9,7 +9,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mrssl.checkpoint import load_checkpoint
-from mrssl.config import ConfigError
+from mrssl.config import ConfigError, with_values
 from mrssl.engines.torchvision import Trainer
 from mrssl.engines.torchvision.batches import collate
 from mrssl.errors import MrsslError
@@ -105,9 +105,7 @@ def test_fine_tuning_takes_the_weights_and_is_scored(
     subjects = json.loads((tmp_path / "inference" / "per_subject.json").read_text())
     assert list(subjects) == ["subject3"]
     assert subjects["subject3"]["dice"]["dice"] == pytest.approx(results["dice"]["dice"])
-    scored = cfg.clone()
-    scored.defrost()
-    scored.MODEL.WEIGHTS = str(tmp_path / "model_final.pth")
+    scored = with_values(cfg, {"MODEL.WEIGHTS": str(tmp_path / "model_final.pth")})
     again = run(scored, eval_only=True)
     for task, values in results.items():
         assert again[task] == pytest.approx(values, nan_ok=True, abs=1e-9)
@@ -215,9 +213,7 @@ def test_an_average_is_what_is_scored_and_saved_and_survives_a_resume(
         for name, tensor in whole[entry].items():
             assert torch.equal(resumed[entry][name], tensor), name
 
-    scored = cfg.clone()
-    scored.defrost()
-    scored.MODEL.WEIGHTS = str(folders[2] / "model_final.pth")
+    scored = with_values(cfg, {"MODEL.WEIGHTS": str(folders[2] / "model_final.pth")})
     again = run(scored, eval_only=True)
     for task, values in results.items():
         assert again[task] == pytest.approx(values, nan_ok=True, abs=0, rel=0)
