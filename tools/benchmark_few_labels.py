@@ -20,15 +20,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from few_labels_bench import RESULT, Bench, Row, read_row
-from few_labels_curves import with_iterations_to_scratch
-from few_labels_plan import FINETUNE, PRETRAIN, TUNE, Plan, Run
-from few_labels_plots import plot, plot_curves
-from few_labels_pool import Pool
-from few_labels_report import markdown, zoo_rows
-from few_labels_run import execute, score_again, use_threads
-from few_labels_tuning import tuning_markdown
-from few_labels_yaml import load_plan
+from few_labels.bench import RESULT, Bench, Row, read_row
+from few_labels.curves import with_iterations_to_scratch
+from few_labels.plan import FINETUNE, PRETRAIN, TUNE, Plan, Run
+from few_labels.plan_file import load_plan
+from few_labels.plots import plot, plot_curves
+from few_labels.pool import Pool
+from few_labels.report import markdown, zoo_rows
+from few_labels.run import execute, score_again, use_threads
+from few_labels.tuning import tuning_markdown
 from mrssl.errors import MrsslError, optional_import, run_main
 from mrssl.evaluation import write_results
 from mrssl.files import write_text

@@ -9,10 +9,10 @@ import pytest
 import yaml
 
 import benchmark_few_labels
-import few_labels_run
-from few_labels_bench import Bench
-from few_labels_plan import Plan, Run
-from few_labels_yaml import load_plan
+from few_labels import run as few_labels_run
+from few_labels.bench import Bench
+from few_labels.plan import Plan, Run
+from few_labels.plan_file import load_plan
 from mrssl.errors import MrsslError
 
 RESULTS = {

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 import benchmark_few_labels
-import few_labels_run
-from few_labels_bench import Bench
-from few_labels_plan import Run
-from few_labels_pool import Pool
-from few_labels_run import curve, execute
-from few_labels_yaml import load_plan
+from few_labels import run as few_labels_run
+from few_labels.bench import Bench
+from few_labels.plan import Run
+from few_labels.plan_file import load_plan
+from few_labels.pool import Pool
+from few_labels.run import curve, execute
 from mrssl.errors import MrsslError
 
 from .conftest import RESULTS, Trainings, run_of

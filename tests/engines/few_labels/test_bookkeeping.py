@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-import few_labels_run
 from benchmark_few_labels import main, write_rows
-from few_labels_bench import BEGUN, RESULT, Bench
-from few_labels_plan import ROOT
-from few_labels_run import execute
-from few_labels_yaml import load_plan
+from few_labels import run as few_labels_run
+from few_labels.bench import BEGUN, RESULT, Bench
+from few_labels.plan import ROOT
+from few_labels.plan_file import load_plan
+from few_labels.run import execute
 from mrssl.errors import MrsslError
 
 from .conftest import QUICK, Trainings, plan_content, run_of

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from few_labels_plan import ROOT, Plan, Recipe, Run, choose_subjects
-from few_labels_yaml import load_plan
+from few_labels.plan import ROOT, Plan, Recipe, Run, choose_subjects
+from few_labels.plan_file import load_plan
 from mrssl.config import load_cfg
 from mrssl.errors import MrsslError
 

@@ -8,11 +8,11 @@ from typing import Any
 import cv2
 import pytest
 
-from few_labels_curves import mean_curve, with_iterations_to_scratch
-from few_labels_grid import gain, grid_of, labels_of
-from few_labels_plots import plot, plot_curves
-from few_labels_report import markdown, zoo_rows
-from few_labels_tuning import tuning_markdown
+from few_labels.curves import mean_curve, with_iterations_to_scratch
+from few_labels.grid import gain, grid_of, labels_of
+from few_labels.plots import plot, plot_curves
+from few_labels.report import markdown, zoo_rows
+from few_labels.tuning import tuning_markdown
 
 DICE = {
     ("scratch", "1"): [0.4, 0.5, 0.6],

@@ -7,9 +7,9 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from few_labels_bench import Row
-from few_labels_curves import curves, to_scratch
-from few_labels_grid import (
+from few_labels.bench import Row
+from few_labels.curves import curves, to_scratch
+from few_labels.grid import (
     Grid,
     gain,
     gain_over_subjects,
@@ -18,8 +18,8 @@ from few_labels_grid import (
     markdown_table,
     over_seeds,
 )
-from few_labels_plan import SCRATCH
-from few_labels_provenance import DIGITS, MARKS, apart, mixed_cells, provenance_table
+from few_labels.plan import SCRATCH
+from few_labels.provenance import DIGITS, MARKS, apart, mixed_cells, provenance_table
 
 #: What each column of the table of further figures takes from a row, and its digits.
 _FURTHER = {

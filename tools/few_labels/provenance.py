@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from few_labels_bench import Row
-from few_labels_grid import Grid, markdown_table, spans
+from few_labels.bench import Row
+from few_labels.grid import Grid, markdown_table, spans
 
 #: Digits of a SHA-256 that are shown.
 DIGITS = 12

@@ -6,8 +6,8 @@ import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
-from few_labels_bench import Row
-from few_labels_grid import grid_of, labels_of, markdown_table, over_seeds, spans
+from few_labels.bench import Row
+from few_labels.grid import grid_of, labels_of, markdown_table, over_seeds, spans
 
 #: Rows by fold.
 Cell = Mapping[int, Row]

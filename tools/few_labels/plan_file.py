@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from few_labels_plan import ALL, FINETUNE, PRETRAIN, ROOT, SCRATCH, TORCHVISION, Arm, Plan, Recipe
+from few_labels.plan import ALL, FINETUNE, PRETRAIN, ROOT, SCRATCH, TORCHVISION, Arm, Plan, Recipe
 from mrssl.engines import ENGINES
 from mrssl.errors import MrsslError
 

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from few_labels_plan import PRETRAIN, TUNE, Plan, Run
+from few_labels.plan import PRETRAIN, TUNE, Plan, Run
 from mrssl.data.descriptions import describe
 from mrssl.engines.checkpoints import FINAL
 from mrssl.errors import MrsslError

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from few_labels_bench import Row
-from few_labels_curves import mean_curve
-from few_labels_grid import Grid, grid_of, labels_of, over_seeds
+from few_labels.bench import Row
+from few_labels.curves import mean_curve
+from few_labels.grid import Grid, grid_of, labels_of, over_seeds
 from mrssl.errors import optional_import
 from mrssl.evaluation import Interval
 from mrssl.files import replacing

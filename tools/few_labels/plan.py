@@ -21,7 +21,7 @@ from mrssl.data.cases import select_subjects
 from mrssl.data.descriptions import describe
 from mrssl.errors import MrsslError
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 ALL = "all"
 SCRATCH = "scratch"  # the arm that the others are compared with, where a plan names none
 PRETRAIN, FINETUNE, TUNE = "pretrain", "finetune", "tune"

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 
-from few_labels_bench import Row
-from few_labels_grid import Grid, markdown_table
-from few_labels_plan import SCRATCH
+from few_labels.bench import Row
+from few_labels.grid import Grid, markdown_table
+from few_labels.plan import SCRATCH
 
 
 def with_iterations_to_scratch(rows: Sequence[Row]) -> list[Row]:

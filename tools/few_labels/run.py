@@ -19,8 +19,8 @@ from filelock import FileLock, Timeout
 
 import mrssl
 import train_net
-from few_labels_bench import BEGUN, RESULT, Bench, Row, file_digest
-from few_labels_plan import PRETRAIN, ROOT, TORCHVISION, Run
+from few_labels.bench import BEGUN, RESULT, Bench, Row, file_digest
+from few_labels.plan import PRETRAIN, ROOT, TORCHVISION, Run
 from mrssl.engines.checkpoints import FINAL
 from mrssl.engines.report import read_history
 from mrssl.errors import MrsslError

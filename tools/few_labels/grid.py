@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 from tabulate import tabulate
 
-from few_labels_bench import Row
+from few_labels.bench import Row
 from mrssl.evaluation import Interval, paired_interval, t_interval
 
 #: arm -> label ("1", "8", "all") -> seed -> row

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from few_labels_bench import Bench
-from few_labels_plan import Run
+from few_labels.bench import Bench
+from few_labels.plan import Run
 
 LOG = "log.txt"
 _POLL_SECONDS = 0.5
