@@ -157,13 +157,14 @@ class RunData:
         if not labeled and not trained.class_names:
             raise ConfigError(f"{cfg.MODEL.WEIGHTS}: does not name its classes")
         data = cls(cfg, training=False, trained=trained, labeled=labeled, load=load)
-        check_types(trained, data.type_names, where=cfg.MODEL.WEIGHTS)
         for line in data.class_differences(trained, cfg.MODEL.WEIGHTS) + data.differences(trained):
             print(f"warning: {line}")
         return data, content
 
     def class_differences(self, trained: Provenance, where: str) -> list[str]:
-        """What a checkpoint's classes are other than the data's: see the function of that name."""
+        """What a checkpoint's classes, or types, are other than the data's: see :mod:`.classes`."""
+        if self.pretraining:
+            check_types(trained, self.type_names, where=where)
         return class_differences(trained, self.class_names, self.class_values, where=where)
 
     def differences(self, trained: Provenance) -> list[str]:

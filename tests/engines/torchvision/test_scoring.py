@@ -158,6 +158,22 @@ def test_a_checkpoint_of_other_classes_is_neither_scored_nor_resumed(
     assert "labels" not in capsys.readouterr().out
 
 
+def test_a_checkpoint_of_other_distortions_is_neither_scored_nor_resumed(
+    repository_root: Path, phantom: Path, tmp_path: Path
+) -> None:
+    """Nor where there are as many of them."""
+    ours = ("MRSSL.PRETEXT.DISTORTIONS", "('gamma', 'rotation')")
+    run(config(repository_root, PRETRAIN, phantom, tmp_path, *ours, "SOLVER.MAX_ITER", 1))
+    weights = tmp_path / "model_final.pth"
+    others = ("MRSSL.PRETEXT.DISTORTIONS", "('gamma', 'inpainting')", "MODEL.WEIGHTS", weights)
+    cfg = config(repository_root, PRETRAIN, phantom, tmp_path, *others, "SOLVER.MAX_ITER", 2)
+    for how in ({"eval_only": True}, {"resume": True}):
+        with pytest.raises(
+            ConfigError, match=r"model_final\.pth: trained on other types .*rotation"
+        ):
+            run(cfg, **how)
+
+
 def test_whole_volumes_are_scored_whatever_is_left_out_of_training(
     repository_root: Path, phantom: Path, tmp_path: Path
 ) -> None:
