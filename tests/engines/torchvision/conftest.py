@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 from argparse import Namespace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
+from mrssl.checkpoint import Provenance, save_checkpoint, to_detectron2
 from mrssl.config import load_cfg
 from mrssl.engines.torchvision import main
 
@@ -33,3 +37,19 @@ def run(cfg: Any, **flags: bool) -> Any:
 
 def metrics(folder: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
+
+
+def save_pretrained(path: Path, model: nn.Module, cfg: Any, type_names: Sequence[str] = ()) -> Path:
+    """A checkpoint as a pretraining leaves it."""
+    provenance = Provenance.from_config(
+        cfg, task="pretrain", class_names=["distorted"], type_names=type_names
+    )
+    content = {"model": to_detectron2(model.state_dict()), "mrssl": provenance.to_dict()}
+    save_checkpoint(path, content)
+    return path
+
+
+def arguments(config: Path, weights: Path, dataset: str, output: Path) -> list[str]:
+    """The command line of a tool that uses a checkpoint on a data set."""
+    named = {"--config-file": config, "--weights": weights, "--dataset": dataset}
+    return [*(str(part) for pair in named.items() for part in pair), "--output", str(output)]

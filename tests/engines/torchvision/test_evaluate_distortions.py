@@ -13,11 +13,12 @@ import torch
 
 import evaluate_distortions
 from distortion_report import Sweep, format_sweep
-from mrssl.checkpoint import Provenance, save_checkpoint, to_detectron2
 from mrssl.config import load_cfg
 from mrssl.engines.datasets import RunData
 from mrssl.engines.torchvision import build_model
 from mrssl.errors import MrsslError
+
+from .conftest import arguments, save_pretrained
 
 CONFIG = "configs/quick_schedules/pretrain_R_18_FPN.yaml"
 TYPES = ("gamma", "inpainting", "rotation")
@@ -104,21 +105,8 @@ def test_the_report_names_what_is_not_found() -> None:
 def weights(repository_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     cfg = load_cfg(repository_root / CONFIG, list(OPTIONS))
     torch.manual_seed(0)
-    model = build_model(cfg, len(TYPES))
-    provenance = Provenance.from_config(
-        cfg, task="pretrain", class_names=["distorted"], type_names=TYPES
-    )
     path = tmp_path_factory.mktemp("weights") / "model.pth"
-    save_checkpoint(
-        path, {"model": to_detectron2(model.state_dict()), "mrssl": provenance.to_dict()}
-    )
-    return path
-
-
-def arguments(root: Path, weights: Path, phantom: Path, output: Path) -> list[str]:
-    named = {"--config-file": root / CONFIG, "--weights": weights, "--dataset": f"{phantom}:test"}
-    given = [str(part) for pair in named.items() for part in pair]
-    return [*given, "--output", str(output), "--slices", "2"]
+    return save_pretrained(path, build_model(cfg, len(TYPES)), cfg, TYPES)
 
 
 def test_the_command_writes_table_picture_and_figures(
@@ -127,8 +115,8 @@ def test_the_command_writes_table_picture_and_figures(
     pytest.importorskip("matplotlib")
     evaluate_distortions.main(
         [
-            *arguments(repository_root, weights, phantom, tmp_path / "out"),
-            "--severities", "0,1", "MODEL.DEVICE", "cpu", *OPTIONS,
+            *arguments(repository_root / CONFIG, weights, f"{phantom}:test", tmp_path / "out"),
+            "--slices", "2", "--severities", "0,1", "MODEL.DEVICE", "cpu", *OPTIONS,
         ]
     )  # fmt: skip
     text = (tmp_path / "out" / "distortions.md").read_text()
@@ -164,7 +152,10 @@ def test_what_cannot_be_evaluated_is_told(
     pytest.importorskip("matplotlib")
     with pytest.raises(MrsslError, match=message):
         evaluate_distortions.main(
-            [*arguments(repository_root, weights, phantom, tmp_path / "out"), *extra]
+            [
+                *arguments(repository_root / CONFIG, weights, f"{phantom}:test", tmp_path / "out"),
+                *extra,
+            ]
         )
     assert not (tmp_path / "out").exists()
 
@@ -175,6 +166,10 @@ def test_severities_out_of_range_are_a_wrong_argument(
 ) -> None:
     with pytest.raises(SystemExit) as caught:
         evaluate_distortions.main(
-            [*arguments(repository_root, tmp_path, phantom, tmp_path / "out"), "--severities", text]
+            [
+                *arguments(repository_root / CONFIG, tmp_path, f"{phantom}:test", tmp_path / "out"),
+                "--severities",
+                text,
+            ]
         )
     assert caught.value.code == 2

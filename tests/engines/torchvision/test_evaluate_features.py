@@ -11,10 +11,11 @@ import torch
 
 import evaluate_features
 from evaluate_features import Slice, probe
-from mrssl.checkpoint import Provenance, save_checkpoint, to_detectron2
 from mrssl.config import load_cfg
 from mrssl.engines.torchvision import build_model
 from mrssl.errors import MrsslError
+
+from .conftest import arguments, save_pretrained
 
 CONFIG = "configs/quick_schedules/finetune_R_18_FPN.yaml"
 
@@ -69,26 +70,16 @@ def weights(repository_root: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     model = build_model(cfg)
     with torch.no_grad():  # a box head that says nothing
         model.roi_heads.box_head.fc7.bias.fill_(-1e3)
-    content = {
-        "model": to_detectron2(model.state_dict()),
-        "mrssl": Provenance.from_config(cfg, task="pretrain", class_names=["distorted"]).to_dict(),
-    }
-    path = tmp_path_factory.mktemp("weights") / "model.pth"
-    save_checkpoint(path, content)
-    return path
-
-
-def arguments(root: Path, weights: Path, data: str, output: Path) -> list[str]:
-    named = {"--config-file": root / CONFIG, "--weights": weights, "--dataset": data}
-    given = [str(part) for pair in named.items() for part in pair]
-    return [*given, "--output", str(output), "--slices", "2"]
+    return save_pretrained(tmp_path_factory.mktemp("weights") / "model.pth", model, cfg)
 
 
 def test_the_command_compares_with_an_untrained_model(
     repository_root: Path, weights: Path, phantom: Path, tmp_path: Path
 ) -> None:
-    given = arguments(repository_root, weights, f"{phantom}:train", tmp_path / "out")
-    evaluate_features.main([*given, "--folds", "2", "--opts", "MODEL.DEVICE", "cpu"])
+    given = arguments(repository_root / CONFIG, weights, f"{phantom}:train", tmp_path / "out")
+    evaluate_features.main(
+        [*given, "--slices", "2", "--folds", "2", "--opts", "MODEL.DEVICE", "cpu"]
+    )
     content = json.loads((tmp_path / "out" / "features.json").read_text())
     assert [row["weights"] for row in content["rows"]] == ["untrained", str(weights)]
     assert [row["silent"] for row in content["rows"]][1] == 1.0 > content["rows"][0]["silent"]
@@ -99,6 +90,6 @@ def test_the_command_compares_with_an_untrained_model(
 def test_more_folds_than_subjects_are_told(
     repository_root: Path, weights: Path, phantom: Path, tmp_path: Path
 ) -> None:
-    given = arguments(repository_root, weights, f"{phantom}:train", tmp_path)
+    given = arguments(repository_root / CONFIG, weights, f"{phantom}:train", tmp_path)
     with pytest.raises(MrsslError, match="subjects with labels for 99 folds"):
         evaluate_features.main([*given, "--folds", "99", "--opts", "MODEL.DEVICE", "cpu"])

@@ -11,10 +11,11 @@ import pytest
 import torch
 
 import evaluate_positions
-from mrssl.checkpoint import Provenance, save_checkpoint, to_detectron2
 from mrssl.config import load_cfg
 from mrssl.engines.torchvision import build_model
 from mrssl.errors import MrsslError
+
+from .conftest import arguments, save_pretrained
 
 CONFIG = "configs/quick_schedules/pretrain_R_18_FPN.yaml"
 OPTIONS = (
@@ -45,19 +46,8 @@ def test_squares_lie_in_the_window() -> None:
 def weights(repository_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     cfg = load_cfg(repository_root / CONFIG, list(OPTIONS))
     torch.manual_seed(0)
-    provenance = Provenance.from_config(
-        cfg, task="pretrain", class_names=["distorted"], type_names=("gamma",)
-    )
     path = tmp_path_factory.mktemp("weights") / "model.pth"
-    state = to_detectron2(build_model(cfg, 1).state_dict())
-    save_checkpoint(path, {"model": state, "mrssl": provenance.to_dict()})
-    return path
-
-
-def arguments(root: Path, weights: Path, phantom: Path, output: Path) -> list[str]:
-    named = {"--config-file": root / CONFIG, "--weights": weights, "--dataset": f"{phantom}:test"}
-    given = [str(part) for pair in named.items() for part in pair]
-    return [*given, "--output", str(output), "--slices"]
+    return save_pretrained(path, build_model(cfg, 1), cfg, ("gamma",))
 
 
 def test_the_command_writes_table_picture_and_distances(
@@ -65,7 +55,14 @@ def test_the_command_writes_table_picture_and_distances(
 ) -> None:
     pytest.importorskip("matplotlib")
     output = tmp_path / "out"
-    evaluate_positions.main([*arguments(repository_root, weights, phantom, output), "3", *OPTIONS])
+    evaluate_positions.main(
+        [
+            *arguments(repository_root / CONFIG, weights, f"{phantom}:test", output),
+            "--slices",
+            "3",
+            *OPTIONS,
+        ]
+    )
     content = json.loads((output / "positions.json").read_text())
     assert content["slices"] == 3 and len(content["distance_mm_per_subject"]) == 1
     # Untrained, it says the middle of the volume.
@@ -94,6 +91,6 @@ def test_what_cannot_be_evaluated_is_told(
     tmp_path: Path,
 ) -> None:
     pytest.importorskip("matplotlib")
-    given = arguments(repository_root, weights, phantom, tmp_path)
+    given = [*arguments(repository_root / CONFIG, weights, f"{phantom}:test", tmp_path), "--slices"]
     with pytest.raises(MrsslError, match=message):
         evaluate_positions.main([*given, slices, *OPTIONS, *extra])
