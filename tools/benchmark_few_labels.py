@@ -2,7 +2,7 @@
 """How much does pretraining save where labels are few? The grid of a plan, run and reported.
 
     tools/benchmark_few_labels.py --config-file benchmarks/few_labels/spine.yaml \
-        --data DATA --output benchmarks/few_labels/spine --jobs 2
+        --data DATA --output OUTPUT --jobs 2
 
 DATA holds the data set's folder. The same command goes on where it was stopped: a finished run is
 never repeated. On a cluster, give each line that --list prints to the scheduler (the pretraining

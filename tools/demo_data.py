@@ -75,7 +75,7 @@ def load_template() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     Raises:
         MissingDependencyError: nilearn is not installed.
     """
-    datasets = optional_import("nilearn.datasets", "pip install 'mrssl[demo]'")
+    datasets = optional_import("nilearn.datasets", "pip install -e '.[demo]' in mrssl's checkout")
     template = datasets.load_mni152_template(resolution=1)
     image = template.get_fdata(dtype=np.float32)
     grey = datasets.load_mni152_gm_template(resolution=1).get_fdata(dtype=np.float32)

@@ -102,7 +102,7 @@ def decode_frames(path: str, dataset: Any) -> np.ndarray:
         if "missing dependencies" in str(error):
             name = dataset.file_meta.TransferSyntaxUID.name
             raise DicomError(
-                f"{path}: {name} needs a decoder: pip install 'mrssl[dicom]'"
+                f"{path}: {name} needs a decoder: pip install -e '.[dicom]' in mrssl's checkout"
             ) from error
         raise DicomError(f"{path}: the pixels can't be decoded ({one_line(error)})") from error
     return pixels[None] if pixels.ndim == 2 else pixels

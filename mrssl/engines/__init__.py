@@ -34,9 +34,9 @@ def choose_engine(name: str = "auto") -> str:
             print(f"warning: {error}", file=sys.stderr)
             return choose_engine("torchvision")
     if importlib.util.find_spec(name) is None:
-        how = (
-            f"see {DETECTRON2_GUIDE}" if name == "detectron2" else "pip install mrssl[torchvision]"
-        )
+        how = "pip install -e '.[torchvision]' in mrssl's checkout"
+        if name == "detectron2":
+            how = f"see {DETECTRON2_GUIDE}"
         raise MissingDependencyError(
             f"the engine {name} needs {name}, which is not installed: {how}"
         )
