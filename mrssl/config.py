@@ -65,6 +65,18 @@ def with_values(cfg: CN, values: Mapping[str, Any]) -> CN:
     return cfg
 
 
+def check_data_set(key: str, name: Any) -> None:
+    """See that ``name``, in ``key``, may be a path or a registered name.
+
+    Raises:
+        ConfigError: it is no text, or one of those that a Windows path's backslashes make of it.
+    """
+    if not isinstance(name, str):
+        raise ConfigError(f"{key} {name!r}: a path or a registered name is needed")
+    if not name.isprintable() and any(ord(character) < 32 for character in name):
+        raise ConfigError(f"{key} {name!r}: in a path write / or double the \\")
+
+
 def check_empty_slices(cfg: CN) -> None:
     """See that one key says whether slices without any instance are trained on, not two.
 
@@ -330,4 +342,5 @@ def _told(error: Exception) -> str:
     text = one_line(error)
     if "(<class 'tuple'> vs. " in text:
         text += "; a list of one has a comma: ('x',)"
+        text += ", and a path has / or a double \\" if "\\" in text else ""
     return text

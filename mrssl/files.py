@@ -7,6 +7,8 @@ import json
 import os
 import re
 import secrets
+import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,6 +19,9 @@ import numpy as np
 
 from mrssl.errors import MrsslError, one_line
 
+#: Seconds between attempts to replace a file: on Windows another program, such as a scanner for
+#: viruses, may hold it open for a moment.
+_WAITS = (0.1, 0.2, 0.4, 0.8, 1.6) if os.name == "nt" else ()
 _MARK = "mrssl-tmp"
 #: Names that :func:`written_whole` and :func:`reserve` write under.
 _TEMPORARY = re.compile(rf"\..+\.[0-9a-f]{{8}}\.{_MARK}(\.\w+)?")
@@ -72,10 +77,10 @@ def written_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
         # The suffix stays last: writers such as imageio choose a format by it.
         temporary = _new_file(path.parent, path.name, path.suffix)
         yield temporary
-        _sync(temporary)
-        os.replace(temporary, path)
+        _sync(temporary, os.O_RDWR)  # Windows flushes no file that is open for reading only
+        _replace(temporary, path)
         with suppress(OSError):  # not every system lets a folder be opened
-            _sync(path.parent)
+            _sync(path.parent, os.O_RDONLY)
     except OSError as error:
         raise MrsslError(f"{path}: cannot be written ({error.strerror or error})") from error
     finally:
@@ -132,7 +137,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
 def reserve(folder: str | os.PathLike[str], size: int, count: int = 1) -> None:
     """See whether ``count`` files of ``size`` bytes could be written into ``folder`` now.
 
-    Where the file system cannot say so without writing them, it is taken for granted.
+    Where the system cannot say so without writing them, all that is free counts; where the file
+    system cannot, it is taken for granted.
 
     Raises:
         MrsslError: no: it cannot be written, is full, or a quota or limit forbids it.
@@ -144,6 +150,8 @@ def reserve(folder: str | os.PathLike[str], size: int, count: int = 1) -> None:
             with open(probes[-1], "wb") as file:
                 if hasattr(os, "posix_fallocate"):
                     os.posix_fallocate(file.fileno(), 0, max(size, 1))
+                elif shutil.disk_usage(folder).free < count * size:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     except OSError as error:
         if error.errno in (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS):
             return
@@ -164,12 +172,42 @@ def sweep(folder: str | os.PathLike[str]) -> None:
                 path.unlink()
 
 
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+def _replace(temporary: Path, path: Path) -> None:
+    for seconds in _WAITS:
+        with suppress(PermissionError):
+            os.replace(temporary, path)
+            return
+        time.sleep(seconds)
+    os.replace(temporary, path)
+
+
+def relative_path(path: str | os.PathLike[str], base: str | os.PathLike[str]) -> str:
+    """``path`` from ``base`` on, with slashes on every system; whole where it is on another drive.
+
+    A folder that one system has begun can so be gone on with on another.
+    """
+    try:
+        found = os.path.relpath(path, base)
+    except ValueError:  # Windows
+        found = os.path.abspath(path)
+    return Path(found).as_posix()
+
+
+def _sync(path: Path, how: int) -> None:
+    descriptor = os.open(path, how)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
 
-__all__ = ["read_json", "replacing", "reserve", "sweep", "write_png", "write_text", "written_whole"]
+__all__ = [
+    "read_json",
+    "relative_path",
+    "replacing",
+    "reserve",
+    "sweep",
+    "write_png",
+    "write_text",
+    "written_whole",
+]

@@ -110,7 +110,7 @@ def features_of(model: MaskRCNN, slices: Sequence[Slice]) -> tuple[list[Tensor],
             for name in ("p2", "p3", "p4", "p5")
         ]
         h, w = one.foreground.shape
-        found.append(torch.cat(levels)[:, :h, :w].flatten(1).T.double().cpu())
+        found.append(torch.cat(levels)[:, :h, :w].flatten(1).T.cpu().double())
         boxes = [one.boxes.to(model.device)]
         pooled = model.roi_heads.box_roi_pool(pyramid, boxes, images.image_sizes)
         active.append((model.roi_heads.box_head(pooled) > 0).any(0).cpu())

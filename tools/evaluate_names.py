@@ -36,7 +36,7 @@ from mrssl.data.cases import Case
 from mrssl.data.descriptions import Description, describe
 from mrssl.data.label_files import read_label
 from mrssl.data.sources import read_source, volume_slice_axis
-from mrssl.data.store import exact_type, save_array, write_index
+from mrssl.data.store import exact_type, forget_arrays, save_array, write_index
 from mrssl.engines.torchvision import evaluate_only
 from mrssl.errors import MrsslError, optional_import, run_main
 from mrssl.evaluation import write_results
@@ -158,7 +158,10 @@ def evaluate(
         )
         output = Path(folder) / "output"
         values = {"DATASETS.TEST": (str(dataset),), "OUTPUT_DIR": str(output)}
-        results = evaluate_only(with_values(cfg, values))["dice"]
+        try:
+            results = evaluate_only(with_values(cfg, values))["dice"]
+        finally:
+            forget_arrays()  # or Windows would not remove the folder
         if "slicewise" not in results:
             raise MrsslError(
                 "MRSSL.EVALUATION.JOINT_NAMES is off, there is one class only, or classes overlap"

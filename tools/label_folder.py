@@ -14,7 +14,7 @@ from fvcore.common.config import CfgNode
 
 from mrssl.data.preparing import file_stamps, files_of
 from mrssl.errors import MrsslError
-from mrssl.files import read_json, write_text
+from mrssl.files import read_json, relative_path, write_text
 from mrssl.privacy import cover, folder_alias, pseudonym
 
 Record = dict[str, Any]
@@ -173,18 +173,18 @@ def names_of_volumes(
 
 def _name(key: Key, root: Path, marks: Set[str]) -> str:
     file, series = key
-    path = Path(os.path.relpath(file, root))
+    path = Path(relative_path(file, root))
     if os.path.isfile(file):
         path = path.with_name(path.name.removesuffix(".gz").removesuffix(".nii"))
     if not path.name:  # the data set is one series
         path = Path(root.resolve().name)
-    if os.pardir in path.parts:  # a trusted dataset.json names scans of elsewhere
+    if path.anchor or os.pardir in path.parts:  # a trusted dataset.json names scans of elsewhere
         path = Path(f"{path.name}-{_digest(key, root)}")
-    return cover(str(path), marks) + (f"-{pseudonym(series)[:8]}" if series else "")
+    return cover(path.as_posix(), marks) + (f"-{pseudonym(series)[:8]}" if series else "")
 
 
 def _digest(key: Key, root: Path) -> str:
-    return pseudonym(" ".join((os.path.relpath(key[0], root), key[1])))[:8]
+    return pseudonym(" ".join((relative_path(key[0], root), key[1])))[:8]
 
 
 def digest_of_settings(cfg: CfgNode) -> str:
@@ -210,7 +210,7 @@ def facts_of_volume(
     """
     return {
         "data": folder_alias(root),
-        "path": cover(os.path.relpath(record["file_name"], root), marks),
+        "path": cover(relative_path(record["file_name"], root), marks),
         "series": record.get("series", ""),
         "subject": cover(str(record["subject_id"]), marks),
         **digests,

@@ -41,7 +41,7 @@ from mrssl.data.sources import (
 )
 from mrssl.data.store import check_index, find_index
 from mrssl.errors import MrsslError
-from mrssl.files import read_json
+from mrssl.files import read_json, relative_path
 from mrssl.privacy import PathMask, folder_alias
 
 _LOG = logging.getLogger(__name__)
@@ -232,8 +232,8 @@ def _listed_cases(
 
 def _beside(path: Path, name: Any) -> Path:
     """What a description calls ``name``: a path relative to it that stays in its folder."""
-    inside = os.path.normpath(str(name))
-    outside = os.path.isabs(inside) or inside.split(os.sep)[0] == os.pardir
+    inside = Path(os.path.normpath(str(name)))
+    outside = bool(inside.anchor) or inside.parts[:1] == (os.pardir,)
     if outside and os.environ.get("MRSSL_TRUST_PATHS") != "1":
         raise MrsslError(
             f"{path}: {name} lies outside its folder; if you trust the description, set "
@@ -295,7 +295,7 @@ def _case(
 
 def _name_within(image: Path, source: VolumeSource) -> str:
     """What tells a volume of ``image`` from its others: file or folder, and series."""
-    where = os.path.relpath(source.path, image)
+    where = relative_path(source.path, image)
     return " ".join(filter(None, ("" if where == os.curdir else where, source.series)))
 
 

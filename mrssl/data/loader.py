@@ -206,6 +206,9 @@ def _prepare_worker(worker: int) -> None:
     cv2.setNumThreads(0)
     if hasattr(signal, "sigwaitinfo"):
         _obey_parent_only({signal.SIGTERM, signal.SIGUSR1})
+    elif hasattr(signal, "SIGUSR1"):  # macOS cannot say who sent a signal
+        for number in (signal.SIGTERM, signal.SIGUSR1):
+            signal.signal(number, signal.SIG_IGN)
 
 
 def _obey_parent_only(numbers: set[signal.Signals]) -> None:

@@ -34,12 +34,14 @@ from mrssl.data.store import (
     write_index,
 )
 from mrssl.errors import MrsslError
-from mrssl.files import read_json, sweep, write_text
+from mrssl.files import read_json, relative_path, sweep, write_text
 from mrssl.privacy import PathMask
 from mrssl.structures.foreground import foreground_share
 
 #: Folder of what is done so far: one JSON a volume, gone once the index is written.
 _DONE = "entries"
+#: Processes; Windows cannot wait for more at once.
+_MOST_WORKERS = 61
 #: Folders of images and of labels.
 _ARRAYS = ("volumes", "labels")
 
@@ -202,7 +204,7 @@ def file_stamps(files: Iterable[str], root: Path) -> list[tuple[Any, ...]]:
     """
     stamps: list[tuple[Any, ...]] = []
     for file in sorted(files):
-        stamps.append((os.path.relpath(file, root),))
+        stamps.append((relative_path(file, root),))
         with suppress(OSError):  # told when it is read
             stat = os.stat(file)
             stamps[-1] += (stat.st_size, stat.st_mtime_ns)
@@ -239,7 +241,7 @@ def _run(
             yield convert(key, case)
         return
     context = multiprocessing.get_context("spawn")  # forking a process with threads may hang
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+    with ProcessPoolExecutor(min(workers, _MOST_WORKERS), mp_context=context) as pool:
         futures: dict[Future[tuple[str, str]], Case] = {}
         try:
             for key, case in waiting.items():

@@ -28,6 +28,7 @@ from mrssl.data.itk import ITK_FORMATS, itk_format, read_itk, read_itk_axes, rea
 from mrssl.data.nifti import NIFTI_SUFFIXES, is_nifti, read_nifti, read_nifti_header
 from mrssl.data.store import is_stored, read_stored, stored_entry
 from mrssl.errors import MrsslError
+from mrssl.files import relative_path
 from mrssl.privacy import pseudonym
 from mrssl.structures.volume import Volume, affine_spacing, resolve_slice_axis
 
@@ -299,7 +300,7 @@ def subject_in_path(path: str | Path, pattern: re.Pattern[str], base: Path) -> s
     Raises:
         MrsslError: the pattern finds none.
     """
-    match = pattern.search(Path(os.path.relpath(path, base)).as_posix())
+    match = pattern.search(relative_path(path, base))
     subject = match and match.group(1 if pattern.groups else 0)
     if not subject:
         raise MrsslError(f"{path}: no subject in it by the pattern {pattern.pattern!r}")

@@ -238,6 +238,11 @@ def map_array(path: str | Path) -> np.ndarray:
 _OPEN: OrderedDict[str, np.ndarray] = OrderedDict()
 
 
+def forget_arrays() -> None:
+    """Close the maps of this process: Windows removes no file that is mapped."""
+    _OPEN.clear()
+
+
 def read_stored(path: str | Path) -> Volume:
     """Raw intensities and affine of an image or label in a store; slices along D."""
     return Volume(open_array(path), stored_entry(path).affine)
@@ -272,6 +277,7 @@ __all__ = [
     "check_index",
     "exact_type",
     "find_index",
+    "forget_arrays",
     "index_digest",
     "is_key",
     "is_stored",

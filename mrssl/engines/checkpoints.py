@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,8 @@ class RunCheckpoints:
         write_text(self.folder / LAST, newest.name)
         for old in self._periodic()[: -self.keep]:
             if old != newest:
-                old.unlink(missing_ok=True)
+                with suppress(OSError):  # on Windows another program may read it: the next time
+                    old.unlink(missing_ok=True)
 
     def save_best(self, state: Mapping[str, Any]) -> Path:
         """Replace the best checkpoint."""

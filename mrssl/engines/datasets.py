@@ -14,6 +14,7 @@ from tqdm import tqdm
 from mrssl.checkpoint import Provenance, input_differences, load_checkpoint
 from mrssl.config import (
     ConfigError,
+    check_data_set,
     check_masks,
     check_numbers,
     is_pretraining,
@@ -185,8 +186,7 @@ class RunData:
         records: list[dict[str, Any]] = []
         node = self.cfg.DATASETS.TRAIN if training else self.cfg.DATASETS.TEST
         for name in node:
-            if not isinstance(name, str):
-                raise ConfigError(f"{key} {name!r}: a path or a registered name is needed")
+            check_data_set(key, name)
             dataset = self._load(name, labeled=self._labeled, **options)
             self._check_classes(f"{key} {name}", dataset)
             self.marks |= dataset.marks

@@ -8,6 +8,7 @@ import torch
 from fvcore.common.config import CfgNode
 
 from mrssl.config import ConfigError, with_values
+from mrssl.errors import one_line
 
 
 def with_device(cfg: CfgNode) -> CfgNode:
@@ -23,6 +24,12 @@ def with_device(cfg: CfgNode) -> CfgNode:
             f"MODEL.DEVICE {cfg.MODEL.DEVICE!r}: no device; 'cuda' and 'cpu' are"
         ) from error
     if kind != "cuda":
+        try:
+            torch.zeros(1, device=cfg.MODEL.DEVICE)
+        except (RuntimeError, AssertionError, NotImplementedError) as error:
+            raise ConfigError(
+                f"MODEL.DEVICE {cfg.MODEL.DEVICE!r}: is not there ({one_line(error)})"
+            ) from error
         return cfg
     if not torch.cuda.is_available():
         cfg = with_values(cfg, {"MODEL.DEVICE": "cpu"})
@@ -36,4 +43,13 @@ def with_device(cfg: CfgNode) -> CfgNode:
     return cfg
 
 
-__all__ = ["with_device"]
+def told_device(cfg: CfgNode) -> str:
+    """What a run computes on, for its first lines; and why, where a GPU may have been expected."""
+    device = str(cfg.MODEL.DEVICE)
+    if device == "cpu" and not torch.cuda.is_available():
+        why = "finds no GPU" if torch.version.cuda else "is built without CUDA"
+        return f"device: cpu (torch {torch.__version__} {why})"
+    return f"device: {device}"
+
+
+__all__ = ["told_device", "with_device"]

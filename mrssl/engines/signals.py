@@ -1,4 +1,7 @@
-"""SIGTERM and SIGUSR1 mean: save, and leave. Clusters send them before a time limit."""
+"""SIGTERM and SIGUSR1 mean: save, and leave. Clusters send them before a time limit.
+
+On Windows, which has neither, it is Ctrl-Break.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from mrssl.errors import Interrupted
 
 #: ``SIGUSR1`` is what SLURM is asked to send some minutes before it sends ``SIGTERM``.
 STOP_SIGNALS = tuple(
-    getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)
+    getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGBREAK") if hasattr(signal, name)
 )
 
 

@@ -33,7 +33,7 @@ def crop_rois(
 
     # ROIAlign has no bfloat16 kernel on every device, and halves need no other care.
     boxes = [b.float() for b in boxes]
-    if samples == 1:
+    if samples == 1 and maps.device.type != "mps":  # which lacks grid_sample's borders before 2.13
         crops = _sample_rois(maps.float(), boxes, size, stride)
     else:
         crops = roi_align(maps.float(), boxes, size, 1.0 / stride, samples, aligned=True)

@@ -25,7 +25,7 @@ from mrssl.engines.detectron2.catalog import load_registered
 from mrssl.engines.detectron2.config import check_heeded, check_names, get_cfg
 from mrssl.engines.detectron2.scoring import score
 from mrssl.engines.detectron2.trainer import MRITrainer
-from mrssl.engines.device import with_device
+from mrssl.engines.device import told_device, with_device
 from mrssl.engines.distributed import is_main_process
 from mrssl.engines.launching import Processes, launch_processes
 from mrssl.engines.output import CONFIG, prepare_output, write_config, write_scores
@@ -51,6 +51,7 @@ def launch(args: Namespace) -> None:
             "give --engine torchvision"
         )
     check_names(cfg)
+    print(told_device(cfg), flush=True)
     launch_processes(
         main, Processes.asked_for(args, cfg), (cfg, args), setup=create_local_process_group
     )

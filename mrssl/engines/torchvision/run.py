@@ -12,7 +12,7 @@ from torch import nn
 from mrssl.checkpoint import load_strict
 from mrssl.config import check_empty_slices, load_cfg
 from mrssl.engines.datasets import RunData
-from mrssl.engines.device import with_device
+from mrssl.engines.device import told_device, with_device
 from mrssl.engines.launching import Processes, launch_processes
 from mrssl.engines.output import prepare_output, write_config, write_scores, write_subjects
 from mrssl.engines.torchvision.batches import collate_with_truth
@@ -29,6 +29,7 @@ def launch(args: Namespace) -> None:
         MrsslError: a configuration or data that cannot be used.
     """
     cfg = with_device(load_cfg(args.config_file, args.opts))
+    print(told_device(cfg), flush=True)
     launch_processes(main, Processes.asked_for(args, cfg), (cfg, args))
 
 
