@@ -65,6 +65,22 @@ def with_values(cfg: CN, values: Mapping[str, Any]) -> CN:
     return cfg
 
 
+def with_new_keys(cfg: CN) -> CN:
+    """A configuration as an earlier version wrote it, with the defaults of what is new since."""
+    defaults = type(cfg)()
+    add_mrssl_config(defaults)
+    _fill(cfg.MRSSL, defaults.MRSSL)
+    return cfg
+
+
+def _fill(node: CN, defaults: CN) -> None:
+    for key, value in defaults.items():
+        if key not in node:
+            node[key] = value
+        elif isinstance(value, CN):
+            _fill(node[key], value)
+
+
 def check_data_set(key: str, name: Any) -> None:
     """See that ``name``, in ``key``, may be a path or a registered name.
 

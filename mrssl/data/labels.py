@@ -125,7 +125,7 @@ def boxes_of_masks(masks: np.ndarray) -> np.ndarray:
     """Tight boxes around masks (N, H, W): (N, 4) float32 XYXY, right and bottom exclusive."""
     boxes = np.zeros((len(masks), 4), np.float32)
     for box, mask in zip(boxes, masks, strict=True):
-        x, y, width, height = cv2.boundingRect(np.ascontiguousarray(mask).view(np.uint8))
+        x, y, width, height = cv2.boundingRect(np.ascontiguousarray(mask, bool).view(np.uint8))
         box[:] = x, y, x + width, y + height
     return boxes
 

@@ -206,9 +206,10 @@ def _prepare_worker(worker: int) -> None:
     cv2.setNumThreads(0)
     if hasattr(signal, "sigwaitinfo"):
         _obey_parent_only({signal.SIGTERM, signal.SIGUSR1})
-    elif hasattr(signal, "SIGUSR1"):  # macOS cannot say who sent a signal
-        for number in (signal.SIGTERM, signal.SIGUSR1):
-            signal.signal(number, signal.SIG_IGN)
+        return
+    # macOS and Windows cannot say who sent a signal.
+    for name in ("SIGTERM", "SIGUSR1") if os.name == "posix" else ("SIGBREAK",):
+        signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
 def _obey_parent_only(numbers: set[signal.Signals]) -> None:

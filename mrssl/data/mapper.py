@@ -119,10 +119,16 @@ class SliceMapper:
             records: the data set's dicts, to draw donors of other subjects from.
 
         Raises:
-            ConfigError: windows are asked for in pretraining, and augmentation is not.
+            ConfigError: windows are asked for in pretraining, and augmentation is not; or elastic
+                changes, of which the position branch would not know.
         """
         node, pretraining = cfg.MRSSL, is_pretraining(cfg)
         augment = training and (not pretraining or node.AUGMENT.PRETRAIN)
+        if pretraining and augment and node.AUGMENT.ELASTIC and node.POSITION_HEAD.LOSS_WEIGHT:
+            raise ConfigError(
+                f"MRSSL.AUGMENT.ELASTIC {node.AUGMENT.ELASTIC}: it would move what "
+                "MRSSL.POSITION_HEAD learns the place of; set it to 0"
+            )
         if training and cfg.INPUT.CROP.ENABLED and not augment:
             raise ConfigError(
                 "INPUT.CROP.ENABLED True: in pretraining only with MRSSL.AUGMENT.PRETRAIN True"

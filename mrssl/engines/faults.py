@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from fvcore.common.config import CfgNode
 
+from mrssl.config import with_new_keys
+from mrssl.data.datasets import Dataset, load_dataset
 from mrssl.data.donors import slice_name
 from mrssl.engines.datasets import RunData
 from mrssl.engines.distributed import gather_objects, get_rank
@@ -78,11 +80,14 @@ def _slice_facts(model_input: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def replay_batch(path: str | Path) -> list[dict[str, Any]]:
+def replay_batch(
+    path: str | Path, *, load: Callable[..., Dataset] = load_dataset
+) -> list[dict[str, Any]]:
     """Make the samples of a dumped batch again, bit for bit, from the data and the configuration.
 
     Args:
         path: of a dump that :func:`check_finite` left.
+        load: describes one data set; for names that only an engine knows.
 
     Returns:
         Samples of the core's mapper, in the batch's order.
@@ -92,11 +97,11 @@ def replay_batch(path: str | Path) -> list[dict[str, Any]]:
     """
     content = read_json(Path(path))
     try:
-        cfg = CfgNode.load_cfg(content["config"])
+        cfg = with_new_keys(CfgNode.load_cfg(content["config"]))
         slices = [(entry["position"], entry["file_name"]) for entry in content["slices"]]
     except (KeyError, TypeError, AttributeError) as error:
         raise MrsslError(f"{path}: not a dump of a batch") from error
-    stream = RunData(cfg, seed=max(cfg.SEED, 0)).train_stream()
+    stream = RunData(cfg, seed=max(cfg.SEED, 0), load=load).train_stream()
     samples = [stream[position] for position, _ in slices]
     for sample, (position, name) in zip(samples, slices, strict=True):
         if sample["file_name"] != name:

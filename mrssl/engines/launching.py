@@ -220,6 +220,8 @@ def _call_and_tell(path: Path, function: Callable[..., Any], args: tuple[Any, ..
 
 
 def _pass_on(number: int, frame: FrameType | None) -> None:
+    if os.name == "nt":
+        return  # they have it already, of the console, and os.kill would end them
     for child in multiprocessing.active_children():
         if child.pid is not None:
             os.kill(child.pid, number)

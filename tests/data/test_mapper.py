@@ -252,9 +252,26 @@ def test_an_elastic_change_moves_pixels_no_further_than_asked() -> None:
         assert 0.5 * params["reach"] <= shift.max() <= np.sqrt(2) * params["reach"] + 2e-3
 
 
+GOLDEN = {
+    "scale": 1.05879476650911, "angle": -4.604265724722594, "dx": -0.1377079428191416,
+    "dy": -0.14504170934144126, "gamma": 1.2300330382583669, "contrast": 1.1582925574215486,
+    "flip": 0.0,
+}  # fmt: skip
+
+
 def test_without_an_elastic_change_the_samples_are_those_of_before() -> None:
-    params = SliceAugmentation(rotate=10).sample(np.random.default_rng(0))
-    assert {"grid", "reach"}.isdisjoint(params)
+    """Golden: drawn by code 0b73ad7, which knew no elastic changes."""
+    change = SliceAugmentation(
+        (0.85, 1.2), 10.0, 0.15, gamma=(0.7, 1.4), contrast=(0.8, 1.2), flip="horizontal"
+    )
+    assert change.sample(np.random.default_rng(0)) == pytest.approx(GOLDEN)
+
+
+def test_the_place_of_what_is_bent_is_not_learned() -> None:
+    bent = ["MRSSL.AUGMENT.PRETRAIN", "True", "MRSSL.AUGMENT.ELASTIC", "0.05"]
+    with pytest.raises(ConfigError, match=r"^MRSSL.AUGMENT.ELASTIC 0.05: .*POSITION_HEAD"):
+        pretext(*bent, "MRSSL.POSITION_HEAD.LOSS_WEIGHT", "1.0")
+    assert pretext(*bent).augmentation is not None
 
 
 def test_a_flip_of_another_name_is_refused() -> None:

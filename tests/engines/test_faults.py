@@ -67,6 +67,19 @@ def test_the_dump_is_small_strict_json_and_replays(
             assert np.array_equal(sample[key], other[key]), key
 
 
+def test_a_dump_of_an_earlier_version_lacks_the_keys_that_are_new(
+    repository_root: Path, phantom: Path, tmp_path: Path
+) -> None:
+    samples, _ = broken(config(repository_root, phantom, tmp_path))
+    dump = tmp_path / "nonfinite_0000005_rank0.json"
+    content = json.loads(dump.read_text())
+    assert "  ELASTIC: 0.0\n" in f"{content['config']}"
+    content["config"] = content["config"].replace("ELASTIC: 0.0", "GAMMA_OF_BEFORE: 0.0")
+    dump.write_text(json.dumps(content))
+    for sample, other in zip(samples, replay_batch(dump), strict=True):
+        assert np.array_equal(sample["image"], other["image"])
+
+
 def test_other_data_are_not_taken_for_the_same(
     repository_root: Path, phantom: Path, tmp_path: Path
 ) -> None:
