@@ -89,7 +89,7 @@ def check_data_set(key: str, name: Any) -> None:
     """
     if not isinstance(name, str):
         raise ConfigError(f"{key} {name!r}: a path or a registered name is needed")
-    if not name.isprintable() and any(ord(character) < 32 for character in name):
+    if any(ord(character) < 32 for character in name):
         raise ConfigError(f"{key} {name!r}: in a path write / or double the \\")
 
 

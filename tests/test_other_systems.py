@@ -9,6 +9,7 @@ import shutil
 import signal
 import time
 from pathlib import Path, PureWindowsPath
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,9 +18,10 @@ import torch
 
 from mrssl import files
 from mrssl.config import ConfigError, load_cfg
-from mrssl.data import descriptions
+from mrssl.data import descriptions, loader
 from mrssl.data.loader import _prepare_worker
 from mrssl.data.store import forget_arrays, map_array, open_array, save_array
+from mrssl.engines import launching
 from mrssl.engines.datasets import RunData
 from mrssl.engines.device import told_device, with_device
 from mrssl.errors import MrsslError
@@ -171,25 +173,46 @@ def test_no_map_is_kept_of_what_is_to_be_removed(
     assert type(array) is type(map_array(tmp_path / "a.npy"))
 
 
-def _worker(ready: Any) -> None:
+def _worker(ready: Any, system: str) -> None:
     del signal.sigwaitinfo
+    if system == "Windows":
+        signal.SIGBREAK = signal.SIGUSR2  # type: ignore[attr-defined]
+        loader.os = SimpleNamespace(name="nt")  # type: ignore[assignment]
     _prepare_worker(0)
     ready.set()
     time.sleep(60)
 
 
 @pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="it is so here")
-def test_workers_outlive_signals_whose_sender_they_cannot_know() -> None:
+@pytest.mark.parametrize(
+    ("system", "names"), [("macOS", ("SIGTERM", "SIGUSR1")), ("Windows", ("SIGUSR2",))]
+)
+def test_workers_outlive_signals_whose_sender_they_cannot_know(
+    system: str, names: tuple[str, ...]
+) -> None:
     context = multiprocessing.get_context("spawn")
     ready = context.Event()
-    worker = context.Process(target=_worker, args=(ready,), daemon=True)
+    worker = context.Process(target=_worker, args=(ready, system), daemon=True)
     worker.start()
     try:
         assert ready.wait(60)
-        for number in (signal.SIGTERM, signal.SIGUSR1):
-            os.kill(worker.pid, number)
+        for name in names:
+            os.kill(worker.pid, getattr(signal, name))
         time.sleep(0.5)
         assert worker.is_alive()
     finally:
         worker.kill()
         worker.join()
+
+
+@pytest.mark.parametrize("system", ["nt", "posix"])
+def test_a_signal_is_passed_on_but_on_windows_where_that_would_end_the_children(
+    monkeypatch: pytest.MonkeyPatch, system: str
+) -> None:
+    sent: list[tuple[int, int]] = []
+    child = SimpleNamespace(pid=7)
+    monkeypatch.setattr(multiprocessing, "active_children", lambda: [child])
+    kill = SimpleNamespace(name=system, kill=lambda pid, number: sent.append((pid, number)))
+    monkeypatch.setattr(launching, "os", kill)
+    launching._pass_on(15, None)
+    assert sent == ([] if system == "nt" else [(7, 15)])

@@ -13,6 +13,7 @@ import pytest
 
 import evaluate_names
 from mrssl.config import load_cfg
+from mrssl.data import store
 from mrssl.data.datasets import load_dataset
 from mrssl.data.descriptions import Description, describe
 from mrssl.data.label_files import read_label
@@ -137,6 +138,7 @@ def test_the_command_writes_table_picture_and_figures(
     options = ["--cut", "10", "MODEL.DEVICE", "cpu"]
     options += ["MRSSL.DATA.SUBJECT_PATTERN", r"images/sub(ject\d)"]
     evaluate_names.main([*given, *options])
+    assert not store._OPEN  # Windows could not remove the cut volumes
     content = json.loads((output / "names.json").read_text())
     assert [row["cut_mm"] for row in content["rows"]] == [-10, 0, 10]
     assert content["axis"] == "D"
